@@ -1,0 +1,104 @@
+"""Settings from three places: a dataclass's defaults, a TOML recipe, command-line overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from retrieval.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a TOML recipe and lay `key.subkey=value` overrides over it.
+
+    A value is read as TOML (`8e-5`, `true`, `["a", "b"]`) and, where it is none, as a string.
+
+    Raises:
+        ConfigError: no such file, bad TOML, or an override without `=`.
+    """
+    try:
+        recipe = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such recipe") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for override in overrides:
+        _apply(recipe, override)
+    return recipe
+
+
+def from_mapping(kind: type[T], settings: Mapping[str, Any], *, source: str) -> T:
+    """Build a dataclass, nested ones included, from plain settings.
+
+    Args:
+        kind: a dataclass.
+        settings: what the recipe says; missing keys keep their defaults.
+        source: where the settings came from, for messages.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a missing key, a value of
+            the wrong type, or one that `__post_init__` refuses.
+    """
+    _check_keys(kind, settings, source)
+    try:
+        return TypeAdapter(kind).validate_python(dict(settings))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ConfigError(f"{source}: {where + ': ' if where else ''}{problem['msg']}") from error
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """The plain dictionary of a settings dataclass, with paths as strings, for JSON and TOML.
+
+    Raises:
+        ConfigError: `settings` is not a dataclass instance.
+    """
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        raise ConfigError(f"expected a dataclass instance, got {settings!r}")
+    mapping: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return mapping
+
+
+def _check_keys(kind: Any, settings: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in settings.items():
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+            hint = f"; the nearest known one is '{prefix}{nearest[0]}'" if nearest else ""
+            raise ConfigError(f"{source}: unknown key '{prefix}{key}'{hint}")
+        nested = _nested_dataclass(kind, key)
+        if nested is not None and isinstance(value, Mapping):
+            _check_keys(nested, value, source, f"{prefix}{key}.")
+
+
+def _nested_dataclass(kind: Any, name: str) -> Any | None:
+    hint = typing.get_type_hints(kind)[name]
+    candidates = typing.get_args(hint) or (hint,)
+    return next((each for each in candidates if dataclasses.is_dataclass(each)), None)
+
+
+def _apply(recipe: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise ConfigError(f"{override!r} is no override: expected key=value or table.key=value")
+    *tables, key = path.strip().split(".")
+    target = recipe
+    for table in tables:
+        inner = target.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {table!r} is a value, not a table")
+        target = inner
+    try:
+        target[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        target[key] = text

@@ -1,0 +1,1 @@
+"""Encoders: text in, single vectors or one vector a token out, as a stream."""

@@ -1,0 +1,200 @@
+"""Files that are whole or absent: atomic writes, checksums, JSON lines, memory-mapped arrays."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from retrieval.errors import InputError, RetrievalError
+
+logger = logging.getLogger(__name__)
+
+_SAFETENSORS_DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "BOOL": np.bool_,
+}
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path` in one step, only if the block succeeds.
+
+    The bytes are on disk before the rename, and the rename is on disk before this returns, so a
+    crash leaves either the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    with atomic_write(path) as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        RetrievalError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RetrievalError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RetrievalError(f"{path}: not JSON ({error})") from error
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open UTF-8 text, gunzipped if the name ends in .gz; a byte-order mark is dropped.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        if path.suffix == ".gz":
+            return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
+        return open(path, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+
+
+@dataclass(kw_only=True)
+class BadLines:
+    """What to do with a line that can't be used: raise, or skip and count it."""
+
+    skip: bool = False
+    count: int = 0
+
+    def report(self, path: Path, line: int, problem: str) -> None:
+        """Count a bad line, or raise InputError where skipping was not asked for."""
+        if not self.skip:
+            raise InputError(f"{path}:{line}: {problem} (--skip-bad skips and counts such lines)")
+        self.count += 1
+        logger.warning("skipped %s:%d: %s", path, line, problem)
+
+
+def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream (line number from 1, object); blank lines are passed over.
+
+    Raises:
+        InputError: a line is not a JSON object, and `bad_lines` does not skip.
+    """
+    with open_text(path) as stream:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = stream.readline()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}:{number}: not UTF-8 ({error})") from error
+            except (EOFError, gzip.BadGzipFile) as error:
+                raise InputError(f"{path}:{number}: damaged gzip file ({error})") from error
+            if not line:
+                return
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                bad_lines.report(path, number, f"not JSON ({error})")
+                continue
+            if not isinstance(value, dict):
+                bad_lines.report(path, number, f"expected an object, got {type(value).__name__}")
+                continue
+            yield number, value
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as one safetensors file, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+        save_file(contiguous, temporary)
+        descriptor = os.open(temporary, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Memory-map every array of a safetensors file, read-only; nothing is read until it is used.
+
+    Raises:
+        RetrievalError: the file is missing, truncated or holds an unsupported dtype.
+
+    Source: the format's header, https://github.com/huggingface/safetensors#format.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as stream:
+            (header_bytes,) = struct.unpack("<Q", stream.read(8))
+            if header_bytes > size - 8:
+                raise RetrievalError(f"{path}: truncated, the header alone is {header_bytes} bytes")
+            header = json.loads(stream.read(header_bytes))
+    except (OSError, struct.error, ValueError) as error:
+        raise RetrievalError(f"{path}: not a readable safetensors file ({error})") from error
+    header.pop("__metadata__", None)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise RetrievalError(f"{path}: {name} has the unsupported dtype {entry['dtype']}")
+        begin, end = entry["data_offsets"]
+        if 8 + header_bytes + end > size:
+            raise RetrievalError(f"{path}: truncated, {name} ends behind the end of the file")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+        shape = tuple(entry["shape"])
+        if begin == end:
+            arrays[name] = np.empty(shape, dtype)
+            continue
+        offset = 8 + header_bytes + begin
+        arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return arrays

@@ -1,0 +1,1 @@
+"""Indexes: exact, FAISS, PLAID and lexical, behind one interface, each a folder of versions."""

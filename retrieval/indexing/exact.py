@@ -1,0 +1,118 @@
+"""The exact index: every document is scored, by dot product or by MaxSim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ShapeError
+from retrieval.files import map_arrays, save_arrays
+from retrieval.indexing.index import Index, Ranking, top_k
+from retrieval.indexing.vectors import check_multi_vectors, check_queries, check_vectors
+
+_CHUNK_TOKENS = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSettings:
+    """Settings of the exact index; float16 halves the files and moves scores by about 1e-3."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class ExactIndex(Index[Any]):
+    """Scores every document: (N, D) vectors by dot product, N arrays (tokens, D) by MaxSim.
+
+    All rows live in one array of vectors; a multi-vector document is a run of its rows, a
+    single-vector one is a run of one.
+    """
+
+    kind = "exact"
+    settings_type = ExactSettings
+
+    def __init__(self, settings: ExactSettings | None = None, **keywords: Any) -> None:
+        super().__init__(settings, **keywords)
+        self._vectors: NDArray[Any] = np.empty((0, 0), self.settings.dtype)
+        self._offsets: NDArray[np.int64] = np.zeros(1, np.int64)
+        self._is_multi_vector: bool | None = None
+        self._added: list[NDArray[Any]] = []
+
+    def _append(self, ids: Sequence[str], items: Any) -> None:
+        is_multi_vector = not isinstance(items, np.ndarray) or items.ndim == 3
+        if self._is_multi_vector not in (None, is_multi_vector):
+            raise ShapeError("this index holds single vectors or multi-vectors, not both")
+        if not len(ids):
+            return
+        width = self._vectors.shape[1] or (self._added[0].shape[1] if self._added else None)
+        if is_multi_vector:
+            check_multi_vectors(ids, items, width)
+            rows, lengths = np.concatenate(list(items)), [len(item) for item in items]
+        else:
+            check_vectors(ids, items, width)
+            rows, lengths = items, [1] * len(items)
+        self._is_multi_vector = is_multi_vector
+        self._added.append(rows.astype(self.settings.dtype))
+        ends = self._offsets[-1] + np.cumsum(lengths)
+        self._offsets = np.concatenate([self._offsets, ends]).astype(np.int64)
+
+    def _search(self, queries: Any, k: int, mask: NDArray[np.bool_] | None) -> Iterator[Ranking]:
+        self._merge()
+        check_queries(self._vectors.shape[1], queries)
+        score = self._maxsim if self._is_multi_vector else self._dot
+        for row in score([np.asarray(query, np.float32) for query in queries]):
+            yield top_k(row, k, mask)
+
+    def _dot(self, queries: list[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
+        if any(query.ndim != 1 for query in queries):
+            raise ShapeError("this index holds single vectors: expected queries (Q, D)")
+        stacked = np.stack(queries)
+        parts = [stacked @ chunk.T for _, chunk in self._chunks()]
+        return np.concatenate(parts, axis=1)
+
+    def _maxsim(self, queries: list[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
+        if any(query.ndim != 2 for query in queries):
+            raise ShapeError("this index holds multi-vectors: expected queries (tokens, D)")
+        scores = np.full((len(queries), len(self._offsets) - 1), -np.inf, np.float32)
+        for documents, chunk in self._chunks():
+            starts = self._offsets[documents[:-1]] - self._offsets[documents[0]]
+            filled = np.diff(self._offsets[documents]) > 0
+            if not filled.any():
+                continue
+            targets = documents[:-1][filled]
+            for row, query in enumerate(queries):
+                best = np.maximum.reduceat(query @ chunk.T, starts[filled], axis=1)
+                scores[row, targets] = best.sum(axis=0)
+        return scores
+
+    def _chunks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield (document boundaries, float32 rows) of about 65,536 rows each."""
+        first = 0
+        while first < len(self._offsets) - 1:
+            limit = self._offsets[first] + _CHUNK_TOKENS
+            last = max(first + 1, int(np.searchsorted(self._offsets, limit, "right")) - 1)
+            rows = self._vectors[self._offsets[first] : self._offsets[last]]
+            yield np.arange(first, last + 1), rows.astype(np.float32)
+            first = last
+
+    def _merge(self) -> None:
+        if self._added:
+            parts = [self._vectors] if len(self._vectors) else []
+            self._vectors = np.concatenate([*parts, *self._added])
+            self._added = []
+
+    def _write(self, version: Path) -> None:
+        self._merge()
+        arrays = {"vectors": self._vectors, "offsets": self._offsets}
+        flag = np.array([bool(self._is_multi_vector)])
+        save_arrays(version / "vectors.safetensors", {**arrays, "is_multi_vector": flag})
+
+    def _read(self, version: Path) -> None:
+        arrays = map_arrays(version / "vectors.safetensors")
+        self._vectors, self._offsets = arrays["vectors"], arrays["offsets"]
+        if len(self._ids):
+            self._is_multi_vector = bool(arrays["is_multi_vector"][0])
