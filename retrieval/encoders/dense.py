@@ -1,0 +1,173 @@
+"""The single-vector encoder: a SentenceTransformer with streams, a fingerprint and a fixed format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from retrieval.encoders.checkpoints import checkpoint_kind
+from retrieval.encoders.fingerprint import fingerprint
+from retrieval.encoders.streaming import in_windows
+from retrieval.errors import CheckpointError, ConfigError
+from retrieval.records import ModelReference
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class DenseEncoder:
+    """Encodes a text as one vector.
+
+    Attributes:
+        model: the SentenceTransformer that does the work; change it freely before the first use.
+        batch_size: texts in a forward pass.
+    """
+
+    is_multi_vector = False
+
+    def __init__(
+        self, model: SentenceTransformer, *, name: str | None = None, batch_size: int = 32
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self._name = name or model.model_card_data.base_model or "SentenceTransformer"
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str | None = None,
+        dtype: Dtype = "float32",
+        revision: str | None = None,
+        batch_size: int = 32,
+    ) -> Self:
+        """Load a Sentence Transformers checkpoint.
+
+        Args:
+            name: a folder, or a name on the hub.
+            device: "cpu", "cuda", ...; None takes a GPU where there is one.
+            dtype: of the weights; the embeddings are float32 always.
+            revision: a branch, tag or commit on the hub.
+            batch_size: texts in a forward pass.
+
+        Raises:
+            CheckpointError: nothing is there, or it is a plain backbone or a multi-vector model.
+        """
+        name = str(name)
+        kind = checkpoint_kind(name, revision=revision)
+        if kind == "multi_vector":
+            raise CheckpointError(f"{name}: a multi-vector model: load it with MultiVectorEncoder")
+        if kind == "backbone":
+            raise CheckpointError(
+                f"{name}: a plain backbone, not a trained retriever: start one from it with "
+                "DenseEncoder.from_backbone"
+            )
+        model = SentenceTransformer(
+            name,
+            device=device,
+            revision=revision,
+            model_kwargs={"dtype": getattr(torch, dtype)},
+        )
+        return cls(model, name=name, batch_size=batch_size)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str | Path,
+        *,
+        pooling: Literal["mean", "cls"] = "mean",
+        width: int | None = None,
+        max_length: int | None = None,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        device: str | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Start an untrained retriever from a plain backbone, such as a ModernBERT.
+
+        Args:
+            name: a folder or hub name of a transformers model with its tokenizer.
+            pooling: how token states become one vector, "mean" or "cls".
+            width: of a linear projection after pooling; None keeps the backbone's width.
+            max_length: tokens of a text, special ones included; None takes the backbone's limit.
+            query_prefix: text put before every query.
+            document_prefix: text put before every document.
+            device: as in `load`.
+            seed: of the projection's weights.
+        """
+        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+        if pooling not in ("mean", "cls"):
+            raise ConfigError(f"pooling is {pooling!r}, expected 'mean' or 'cls'")
+        transformer = Transformer(str(name))
+        if max_length is not None:
+            transformer.max_seq_length = max_length
+        backbone_width = transformer.auto_model.config.hidden_size
+        modules: list[torch.nn.Module] = [transformer, Pooling(backbone_width, pooling)]
+        if width is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                projection = Dense(
+                    backbone_width, width, bias=False, activation_function=torch.nn.Identity()
+                )
+            modules.append(projection)
+        modules.append(Normalize())
+        model = SentenceTransformer(
+            modules=modules,
+            device=device,
+            prompts={"query": query_prefix, "document": document_prefix},
+        )
+        return cls(model, name=str(name))
+
+    @property
+    def width(self) -> int:
+        """The number of components of an embedding."""
+        model: Any = self.model
+        getter = getattr(model, "get_embedding_dimension", None)
+        return int(getter() if getter else model.get_sentence_embedding_dimension())
+
+    @cached_property
+    def reference(self) -> ModelReference:
+        """Name, fingerprint, kind and width; computed once, so train before you ask."""
+        model: Any = self.model
+        settings = {
+            "kind": "dense",
+            "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
+            "default_prompt": model.default_prompt_name,
+            "max_length": model.max_seq_length,
+            "modules": [
+                [type(module).__name__, getattr(module, "pooling_mode", None)] for module in model
+            ],
+        }
+        return ModelReference(
+            name=self._name,
+            fingerprint=fingerprint(model.state_dict(), model.tokenizer, settings),
+            is_multi_vector=False,
+            width=self.width,
+        )
+
+    def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Stream (D,) float32 embeddings of queries, in order."""
+        return in_windows(texts, lambda window: self._encode(self.model.encode_query, window))
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Stream (D,) float32 embeddings of documents, in order."""
+        return in_windows(texts, lambda window: self._encode(self.model.encode_document, window))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Sentence Transformers checkpoint."""
+        self.model.save_pretrained(str(folder))
+        self._name = str(folder)
+
+    def _encode(self, encode: Any, texts: list[str]) -> NDArray[np.float32]:
+        embeddings = encode(
+            texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return np.asarray(embeddings, dtype=np.float32)

@@ -1,0 +1,34 @@
+"""Load whatever retriever a folder or hub name holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retrieval.encoders.checkpoints import checkpoint_kind
+from retrieval.encoders.dense import DenseEncoder, Dtype
+from retrieval.encoders.multi_vector import MultiVectorEncoder
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    revision: str | None = None,
+    batch_size: int = 32,
+) -> DenseEncoder | MultiVectorEncoder:
+    """Load a dense or multi-vector checkpoint, whichever it is.
+
+    Args:
+        name: a folder, or a name on the hub.
+        device: "cpu", "cuda", ...; None takes a GPU where there is one.
+        dtype: of the weights; the embeddings are float32 always.
+        revision: a branch, tag or commit on the hub.
+        batch_size: texts in a forward pass.
+
+    Raises:
+        CheckpointError: nothing is there, or a backbone that was never made a retriever.
+    """
+    kind = checkpoint_kind(str(name), revision=revision)
+    encoder = MultiVectorEncoder if kind == "multi_vector" else DenseEncoder
+    return encoder.load(name, device=device, dtype=dtype, revision=revision, batch_size=batch_size)

@@ -1,0 +1,275 @@
+"""The ColBERT-style encoder: one vector a token, from Sentence Transformers 6 or from PyLate."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import sentence_transformers
+import torch
+from numpy.typing import NDArray
+
+from retrieval.encoders.checkpoints import checkpoint_kind
+from retrieval.encoders.dense import Dtype
+from retrieval.encoders.fingerprint import fingerprint
+from retrieval.encoders.streaming import in_windows
+from retrieval.errors import CheckpointError, MissingExtraError, MissingNativeError
+from retrieval.records import ModelReference
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder as NativeModel
+
+_HAS_NATIVE = hasattr(sentence_transformers, "MultiVectorEncoder")
+
+
+class MultiVectorEncoder:
+    """Encodes a text as one unit-length vector a token; texts are compared by MaxSim.
+
+    Attributes:
+        model: the `sentence_transformers.MultiVectorEncoder` or `pylate.models.ColBERT` that does
+            the work.
+        batch_size: texts in a forward pass.
+    """
+
+    is_multi_vector = True
+
+    def __init__(self, model: Any, *, name: str | None = None, batch_size: int = 32) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self._is_pylate = hasattr(model, "do_query_expansion")
+        self._name = name or model.model_card_data.base_model or type(model).__name__
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str | None = None,
+        dtype: Dtype = "float32",
+        revision: str | None = None,
+        batch_size: int = 32,
+    ) -> Self:
+        """Load a Sentence Transformers, PyLate or Stanford ColBERT checkpoint.
+
+        Args:
+            name: a folder, or a name on the hub.
+            device: "cpu", "cuda", ...; None takes a GPU where there is one.
+            dtype: of the weights; the embeddings are float32 always.
+            revision: a branch, tag or commit on the hub.
+            batch_size: texts in a forward pass.
+
+        Raises:
+            CheckpointError: nothing is there, or it is a plain backbone or a dense model.
+            MissingExtraError: Sentence Transformers is older than 6 and PyLate is not installed.
+        """
+        name = str(name)
+        kind = checkpoint_kind(name, revision=revision)
+        if kind != "multi_vector":
+            found = "a dense model" if kind == "dense" else "a plain backbone"
+            raise CheckpointError(
+                f"{name}: {found}, not a multi-vector model: load it with DenseEncoder, or start "
+                "a multi-vector one from it with MultiVectorEncoder.from_backbone"
+            )
+        model = _model_class()(
+            name,
+            device=device,
+            revision=revision,
+            model_kwargs={"dtype": getattr(torch, dtype)},
+        )
+        return cls(model, name=name, batch_size=batch_size)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str | Path,
+        *,
+        width: int = 128,
+        query_length: int = 32,
+        document_length: int = 180,
+        query_prefix: str = "[Q] ",
+        document_prefix: str = "[D] ",
+        query_expansion: bool = True,
+        attend_to_expansion: bool = False,
+        skiplist: Sequence[str] = tuple(string.punctuation),
+        device: str | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Start an untrained ColBERT from a plain backbone; the defaults are PyLate's.
+
+        Args:
+            name: a folder or hub name of a transformers model with its tokenizer.
+            width: of a token's vector.
+            query_length: tokens of a query, prefix and special tokens included.
+            document_length: the same for documents.
+            query_prefix: marks queries; becomes one new token.
+            document_prefix: marks documents; becomes one new token.
+            query_expansion: fill queries up to `query_length` with mask tokens that are scored.
+            attend_to_expansion: whether the query's own tokens see the mask tokens.
+            skiplist: document tokens that are not scored; punctuation by default.
+            device: as in `load`.
+            seed: of the projection's weights and the new tokens' embeddings.
+
+        Raises:
+            MissingNativeError: Sentence Transformers is older than 6.
+
+        Source: Khattab and Zaharia 2020, arXiv:2004.12832.
+        """
+        if not _HAS_NATIVE:
+            raise MissingNativeError(
+                "MultiVectorEncoder.from_backbone needs sentence-transformers >= 6.0, found "
+                f"{sentence_transformers.__version__}: make the model with pylate.models.ColBERT "
+                "and wrap it, or upgrade"
+            )
+        from sentence_transformers.base.modules import Dense, Normalize, Transformer
+        from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+        expansion: Any = {
+            "strategy": "fixed",
+            "attend": attend_to_expansion,
+            "length": query_length,
+        }
+        transformer = Transformer(
+            str(name),
+            query_length=query_length,
+            document_length=document_length,
+            query_expansion=expansion if query_expansion else None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            _add_prefix_tokens(transformer, [query_prefix, document_prefix])
+            projection = Dense(
+                transformer.get_embedding_dimension(),
+                width,
+                bias=False,
+                activation_function=torch.nn.Identity(),
+                module_input_name="token_embeddings",
+            )
+        model: NativeModel = sentence_transformers.MultiVectorEncoder(
+            modules=[
+                transformer,
+                projection,
+                MultiVectorMask(skiplist_words=list(skiplist)),
+                Normalize(module_input_name="token_embeddings"),
+            ],
+            device=device,
+            prompts={"query": query_prefix, "document": document_prefix},
+        )
+        return cls(model, name=str(name))
+
+    @property
+    def width(self) -> int:
+        """The number of components of a token's vector."""
+        if self._is_pylate:
+            return int(self.model[-1].out_features)
+        return int(self.model.get_embedding_dimension())
+
+    @cached_property
+    def reference(self) -> ModelReference:
+        """Name, fingerprint, kind and width; computed once, so train before you ask."""
+        settings = self._pylate_settings() if self._is_pylate else self._native_settings()
+        return ModelReference(
+            name=self._name,
+            fingerprint=fingerprint(self.model.state_dict(), self.model.tokenizer, settings),
+            is_multi_vector=True,
+            width=self.width,
+        )
+
+    def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Stream (tokens, D) float32 embeddings of queries, in order."""
+        return in_windows(texts, lambda window: self._encode(window, is_query=True))
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """Stream (tokens, D) float32 embeddings of documents, in order; skipped tokens are out."""
+        return in_windows(texts, lambda window: self._encode(window, is_query=False))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint in the format of the wrapped model's library."""
+        self.model.save_pretrained(str(folder))
+        self._name = str(folder)
+
+    def _encode(self, texts: list[str], *, is_query: bool) -> list[NDArray[np.float32]]:
+        options = {"batch_size": self.batch_size, "show_progress_bar": False}
+        if self._is_pylate:
+            embeddings = self.model.encode(texts, is_query=is_query, **options)
+        else:
+            encode = self.model.encode_query if is_query else self.model.encode_document
+            embeddings = encode(texts, convert_to_numpy=True, **options)
+        return [np.asarray(each, dtype=np.float32) for each in embeddings]
+
+    def _native_settings(self) -> dict[str, Any]:
+        transformer = self.model[0]
+        expansion = transformer.query_expansion
+        mask: Any = next(
+            (module for module in self.model if hasattr(module, "skiplist_words")), None
+        )
+        return _settings(
+            query_length=expansion["length"] if expansion else transformer.query_length,
+            document_length=transformer.document_length,
+            prompts=self.model.prompts,
+            expansion=[bool(expansion["attend"])] if expansion else [],
+            skiplist=mask.skiplist_words if mask is not None else [],
+        )
+
+    def _pylate_settings(self) -> dict[str, Any]:
+        model = self.model
+        prompts = {
+            "query": model.query_prefix + (model.prompts.get("query") or ""),
+            "document": model.document_prefix + (model.prompts.get("document") or ""),
+        }
+        return _settings(
+            query_length=model.query_length,
+            document_length=model.document_length,
+            prompts=prompts,
+            expansion=[bool(model.attend_to_expansion_tokens)] if model.do_query_expansion else [],
+            skiplist=model.skiplist_words,
+        )
+
+
+def _settings(
+    *,
+    query_length: int | None,
+    document_length: int | None,
+    prompts: dict[str, str | None],
+    expansion: list[bool],
+    skiplist: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "kind": "multi_vector",
+        "query_length": query_length,
+        "document_length": document_length,
+        "prompts": {key: value for key, value in sorted(prompts.items()) if value},
+        "expansion_attends": expansion,
+        "skiplist": sorted(skiplist),
+    }
+
+
+def _model_class() -> Any:
+    """Sentence Transformers' MultiVectorEncoder, or PyLate's ColBERT where there is none."""
+    if _HAS_NATIVE:
+        return sentence_transformers.MultiVectorEncoder
+    try:
+        from pylate.models import ColBERT
+    except ImportError as error:
+        raise MissingExtraError(
+            f"A multi-vector model under sentence-transformers {sentence_transformers.__version__}",
+            "pylate",
+        ) from error
+    return ColBERT
+
+
+def _add_prefix_tokens(transformer: Any, prefixes: Sequence[str]) -> None:
+    """Make each prefix one token, so that it is the same token whatever text follows."""
+    from tokenizers import AddedToken
+
+    tokens = [AddedToken(each, normalized=False, special=True) for each in prefixes if each]
+    if not tokens:
+        return
+    tokenizer = transformer.tokenizer
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    backbone = transformer.auto_model
+    if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
+        backbone.resize_token_embeddings(len(tokenizer))
