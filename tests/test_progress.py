@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import pty
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from retrieval.progress import track
+
+
+def slow_numbers(count: int, seconds: float) -> Iterator[int]:
+    for number in range(count):
+        time.sleep(seconds)
+        yield number
+
+
+def shown_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, items: Iterator[int], total: int | None
+) -> str:
+    """What `track` writes to stderr where that is a terminal."""
+    reader, writer = pty.openpty()
+    seen: list[bytes] = []
+
+    def collect() -> None:
+        try:
+            while part := os.read(reader, 4096):
+                seen.append(part)
+        except OSError:  # a terminal without a writer ends with an input/output error
+            return
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(track(items, "searching [fast]", total)) == list(range(total or 2))
+        monkeypatch.undo()
+    thread.join(10)
+    os.close(reader)
+    return b"".join(seen).decode()
+
+
+def test_items_pass_unchanged_and_one_line_closes_where_stderr_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(track(range(3), "counting [b]")) == [0, 1, 2]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("counting [b]: 3 in 0.")
+    assert captured.err.count("\n") == 1
+
+
+def test_nothing_is_shown_when_disabled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track(iter("ab"), "counting", enabled=False)) == ["a", "b"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_shows_count_and_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_on_a_terminal(monkeypatch, slow_numbers(4, 0.2), 4)
+    assert "searching [fast]" in shown
+    assert "4/4" in shown
+    assert "/s" in shown
+
+
+def test_an_unknown_total_is_filled_in_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_on_a_terminal(monkeypatch, slow_numbers(2, 0.35), None)
+    assert "2/2" in shown
+
+
+def test_a_short_job_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "searching" not in shown_on_a_terminal(monkeypatch, slow_numbers(2, 0.0), 2)
+
+
+def test_an_error_of_the_items_comes_through() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise ValueError("the third line")
+
+    with pytest.raises(ValueError, match="the third line"):
+        list(track(failing(), "reading"))
