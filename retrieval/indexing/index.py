@@ -128,6 +128,11 @@ class Index(ABC, Generic[Items]):
         index._read(version)
         return index
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the index is saved; None for one that was neither built nor opened."""
+        return self._folder
+
     def __len__(self) -> int:
         return len(self._positions)
 
