@@ -136,7 +136,7 @@ class Index(ABC, Generic[Items]):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __contains__(self, document_id: str) -> bool:
+    def __contains__(self, document_id: object) -> bool:
         return document_id in self._positions
 
     def document(self, document_id: str) -> Document | None:
