@@ -41,6 +41,9 @@ class MultiVectorEncoder:
         self.model = model
         self.batch_size = batch_size
         self._is_pylate = hasattr(model, "do_query_expansion")
+        # Set by Sentence Transformers for PyLate and Stanford checkpoints only.
+        legacy = getattr(model, "_legacy", None)
+        self._inserted_prefixes: dict[str, str] = legacy.prefixes if legacy is not None else {}
         self._name = name or model.model_card_data.base_model or type(model).__name__
 
     @classmethod
@@ -80,7 +83,10 @@ class MultiVectorEncoder:
             revision=revision,
             model_kwargs={"dtype": getattr(torch, dtype)},
         )
-        return cls(model, name=name, batch_size=batch_size)
+        encoder = cls(model, name=name, batch_size=batch_size)
+        if encoder._inserted_prefixes and model[0].document_length is None:
+            model[0].document_length = 180  # PyLate's default, where the checkpoint names none
+        return encoder
 
     @classmethod
     def from_backbone(
@@ -192,10 +198,21 @@ class MultiVectorEncoder:
         self._name = str(folder)
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[NDArray[np.float32]]:
-        options = {"batch_size": self.batch_size, "show_progress_bar": False}
+        role = "query" if is_query else "document"
+        prompt = self.model.prompts.get(role) or ""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "show_progress_bar": False}
         if self._is_pylate:
-            embeddings = self.model.encode(texts, is_query=is_query, **options)
+            prompt_name = role if prompt else None
+            embeddings = self.model.encode(
+                texts, is_query=is_query, prompt_name=prompt_name, **options
+            )
         else:
+            if self._inserted_prefixes:
+                # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
+                # Sentence Transformers 6 keeps them, and they would be tokens.
+                prefix = self._inserted_prefixes.get(role, "")
+                texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
+                options["prompt"] = prefix
             encode = self.model.encode_query if is_query else self.model.encode_document
             embeddings = encode(texts, convert_to_numpy=True, **options)
         return [np.asarray(each, dtype=np.float32) for each in embeddings]
@@ -209,16 +226,17 @@ class MultiVectorEncoder:
         return _settings(
             query_length=expansion["length"] if expansion else transformer.query_length,
             document_length=transformer.document_length,
-            prompts=self.model.prompts,
+            prompts={role: self._tokens(text) for role, text in self.model.prompts.items()},
             expansion=[bool(expansion["attend"])] if expansion else [],
             skiplist=mask.skiplist_words if mask is not None else [],
         )
 
     def _pylate_settings(self) -> dict[str, Any]:
         model = self.model
+        prefixes = {"query": model.query_prefix, "document": model.document_prefix}
         prompts = {
-            "query": model.query_prefix + (model.prompts.get("query") or ""),
-            "document": model.document_prefix + (model.prompts.get("document") or ""),
+            role: ([prefix] if prefix else []) + self._tokens(model.prompts.get(role))
+            for role, prefix in prefixes.items()
         }
         return _settings(
             query_length=model.query_length,
@@ -228,12 +246,16 @@ class MultiVectorEncoder:
             skiplist=model.skiplist_words,
         )
 
+    def _tokens(self, prompt: str | None) -> list[str]:
+        """A prompt as the model sees it, however the library that loaded it spells the blanks."""
+        return list(self.model.tokenizer.tokenize(prompt or ""))
+
 
 def _settings(
     *,
     query_length: int | None,
     document_length: int | None,
-    prompts: dict[str, str | None],
+    prompts: dict[str, list[str]],
     expansion: list[bool],
     skiplist: Sequence[str],
 ) -> dict[str, Any]:
