@@ -94,11 +94,12 @@ def plot_results(
         metrics: the metrics to draw; a result that has not measured one has no bar there.
 
     Raises:
-        InputError: there are no results.
+        InputError: there are no results, or two of a collection have the same system's name.
         ConfigError: unknown metrics.
         MissingExtraError: matplotlib is not installed.
     """
     _check_any(results)
+    _check_names(results)
     names = [str(metric) for metric in parse_metrics(metrics)]
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -232,3 +233,15 @@ def _collection(result: Result) -> str:
 def _check_any(results: Sequence[Result]) -> None:
     if not results:
         raise InputError("no results to show")
+
+
+def _check_names(results: Sequence[Result]) -> None:
+    seen = set()
+    for result in results:
+        key = (_collection(result), result.system)
+        if key in seen:
+            raise InputError(
+                f"two results on {key[0]} are called {result.system!r}, and their bars would "
+                "cover each other: evaluate with a name for each system"
+            )
+        seen.add(key)
