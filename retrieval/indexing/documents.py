@@ -1,11 +1,16 @@
-"""The documents that an index keeps beside its vectors, read one at a time from a mapped file."""
+"""The documents that an index keeps beside its vectors, read one at a time from files."""
 
 from __future__ import annotations
 
 import json
 import mmap
+import os
+import shutil
+import tempfile
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -17,12 +22,13 @@ _OFFSETS = "documents.offsets.safetensors"
 
 
 class StoredDocuments:
-    """A list of documents by position: the saved ones stay on disk, the added ones in memory."""
+    """A list of documents by position: the saved ones mapped, the added ones in a spool file."""
 
     def __init__(self) -> None:
         self._mapped: mmap.mmap | None = None
         self._offsets = np.zeros(1, np.int64)
-        self._added: list[Document] = []
+        self._spool: IO[bytes] | None = None
+        self._spool_offsets = array("q", [0])
 
     @classmethod
     def open(cls, version: Path) -> StoredDocuments:
@@ -36,32 +42,41 @@ class StoredDocuments:
         return stored
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1 + len(self._added)
+        return len(self._offsets) - 1 + len(self._spool_offsets) - 1
 
     def __getitem__(self, position: int) -> Document:
-        saved = len(self._offsets) - 1
-        if position >= saved:
-            return self._added[position - saved]
         return Document(*json.loads(self._line(position)))
 
     def extend(self, documents: Sequence[Document]) -> None:
-        """Append documents; they are on disk after the next `save`."""
-        self._added.extend(documents)
+        """Append documents; they are part of the index after the next `save`."""
+        if not documents:
+            return
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the index
+        for document in documents:
+            line = json.dumps(list(document), ensure_ascii=False).encode() + b"\n"
+            self._spool.write(line)
+            self._spool_offsets.append(self._spool_offsets[-1] + len(line))
+        self._spool.flush()
 
     def save(self, version: Path) -> None:
         """Write all documents into a version's folder; writes nothing where there are none."""
         if not len(self):
             return
-        lengths: list[int] = []
         with atomic_write(version / _TEXTS) as stream:
-            for position in range(len(self)):
-                document = self[position]
-                line = json.dumps(list(document), ensure_ascii=False).encode() + b"\n"
-                lengths.append(len(line))
-                stream.write(line)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        save_arrays(version / _OFFSETS, {"offsets": offsets})
+            if self._mapped is not None:
+                stream.write(self._mapped)
+            if self._spool is not None:
+                self._spool.seek(0)
+                shutil.copyfileobj(self._spool, stream)
+        added = np.array(self._spool_offsets[1:], np.int64) + self._offsets[-1]
+        save_arrays(version / _OFFSETS, {"offsets": np.concatenate([self._offsets, added])})
 
     def _line(self, position: int) -> bytes:
-        assert self._mapped is not None
-        return self._mapped[int(self._offsets[position]) : int(self._offsets[position + 1])]
+        saved = len(self._offsets) - 1
+        if position < saved:
+            assert self._mapped is not None
+            return self._mapped[int(self._offsets[position]) : int(self._offsets[position + 1])]
+        start, end = self._spool_offsets[position - saved : position - saved + 2]
+        assert self._spool is not None
+        return os.pread(self._spool.fileno(), end - start, start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from retrieval.errors import ShapeError
 from retrieval.files import map_arrays, save_arrays
 from retrieval.indexing.index import Index, Ranking, top_k
-from retrieval.indexing.vectors import check_multi_vectors, check_queries, check_vectors
+from retrieval.indexing.vectors import (
+    check_multi_queries,
+    check_multi_vectors,
+    check_queries,
+    check_vectors,
+)
 
 _CHUNK_TOKENS = 1 << 16
 
@@ -40,51 +45,46 @@ class ExactIndex(Index[Any]):
         self._vectors: NDArray[Any] = np.empty((0, 0), self.settings.dtype)
         self._offsets: NDArray[np.int64] = np.zeros(1, np.int64)
         self._is_multi_vector: bool | None = None
+        self._width: int | None = None
         self._added: list[NDArray[Any]] = []
+        self._added_lengths: list[NDArray[np.int64]] = []
 
     def _append(self, ids: Sequence[str], items: Any) -> None:
         is_multi_vector = not isinstance(items, np.ndarray) or items.ndim == 3
         if self._is_multi_vector not in (None, is_multi_vector):
             raise ShapeError("this index holds single vectors or multi-vectors, not both")
-        if not len(ids):
-            return
-        width = self._vectors.shape[1] or (self._added[0].shape[1] if self._added else None)
+        dtype = self.settings.dtype
         if is_multi_vector:
-            check_multi_vectors(ids, items, width)
-            rows, lengths = np.concatenate(list(items)), [len(item) for item in items]
+            checked = check_multi_vectors(ids, items, self._width, dtype)
+            rows, lengths = np.concatenate(checked), [len(item) for item in checked]
         else:
-            check_vectors(ids, items, width)
-            rows, lengths = items, [1] * len(items)
-        self._is_multi_vector = is_multi_vector
-        self._added.append(rows.astype(self.settings.dtype))
-        ends = self._offsets[-1] + np.cumsum(lengths)
-        self._offsets = np.concatenate([self._offsets, ends]).astype(np.int64)
+            rows, lengths = check_vectors(ids, items, self._width, dtype), [1] * len(items)
+        self._is_multi_vector, self._width = is_multi_vector, rows.shape[1]
+        self._added.append(rows)
+        self._added_lengths.append(np.array(lengths, np.int64))
 
     def _search(self, queries: Any, k: int, mask: NDArray[np.bool_] | None) -> Iterator[Ranking]:
         self._merge()
-        check_queries(self._vectors.shape[1], queries)
+        assert self._width is not None
         score = self._maxsim if self._is_multi_vector else self._dot
-        for row in score([np.asarray(query, np.float32) for query in queries]):
+        for row in score(queries, self._width):
             yield top_k(row, k, mask)
 
-    def _dot(self, queries: list[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
-        if any(query.ndim != 1 for query in queries):
-            raise ShapeError("this index holds single vectors: expected queries (Q, D)")
-        stacked = np.stack(queries)
+    def _dot(self, queries: Any, width: int) -> NDArray[np.float32]:
+        stacked = check_queries(queries, width)
         parts = [stacked @ chunk.T for _, chunk in self._chunks()]
         return np.concatenate(parts, axis=1)
 
-    def _maxsim(self, queries: list[NDArray[np.float32]]) -> Iterable[NDArray[np.float32]]:
-        if any(query.ndim != 2 for query in queries):
-            raise ShapeError("this index holds multi-vectors: expected queries (tokens, D)")
-        scores = np.full((len(queries), len(self._offsets) - 1), -np.inf, np.float32)
+    def _maxsim(self, queries: Any, width: int) -> NDArray[np.float32]:
+        checked = check_multi_queries(queries, width)
+        scores = np.full((len(checked), len(self._offsets) - 1), -np.inf, np.float32)
         for documents, chunk in self._chunks():
             starts = self._offsets[documents[:-1]] - self._offsets[documents[0]]
             filled = np.diff(self._offsets[documents]) > 0
             if not filled.any():
                 continue
             targets = documents[:-1][filled]
-            for row, query in enumerate(queries):
+            for row, query in enumerate(checked):
                 best = np.maximum.reduceat(query @ chunk.T, starts[filled], axis=1)
                 scores[row, targets] = best.sum(axis=0)
         return scores
@@ -100,10 +100,13 @@ class ExactIndex(Index[Any]):
             first = last
 
     def _merge(self) -> None:
+        """Join the added rows to the others, once for many calls of `add`."""
         if self._added:
             parts = [self._vectors] if len(self._vectors) else []
             self._vectors = np.concatenate([*parts, *self._added])
-            self._added = []
+            ends = self._offsets[-1] + np.cumsum(np.concatenate(self._added_lengths))
+            self._offsets = np.concatenate([self._offsets, ends])
+            self._added, self._added_lengths = [], []
 
     def _write(self, version: Path) -> None:
         self._merge()
@@ -116,3 +119,4 @@ class ExactIndex(Index[Any]):
         self._vectors, self._offsets = arrays["vectors"], arrays["offsets"]
         if len(self._ids):
             self._is_multi_vector = bool(arrays["is_multi_vector"][0])
+            self._width = self._vectors.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -17,13 +17,14 @@ from retrieval.errors import (
     InputError,
     ModelMismatchError,
     ReadOnlyError,
+    RetrievalError,
 )
 from retrieval.files import read_json, write_json
 from retrieval.indexing import versions
 from retrieval.indexing.documents import StoredDocuments
 from retrieval.records import Document, Hit, ModelReference
 
-Items = TypeVar("Items")
+Items = TypeVar("Items", bound=Sized)
 """What an index takes: (N, D) vectors, N arrays of (tokens, D), or N texts."""
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -42,7 +43,7 @@ class Index(ABC, Generic[Items]):
     """A searchable set of documents by string id, saved as versions in one folder.
 
     A change becomes visible to others with `save`, which is atomic. Positions are internal and
-    never change meaning; ids are the caller's.
+    never change meaning: a deleted row stays where it was and is passed over. Ids are the caller's.
 
     Attributes:
         model: the encoder that made the vectors, or None.
@@ -58,9 +59,11 @@ class Index(ABC, Generic[Items]):
         self.model = model
         self.documents = StoredDocuments()
         self._folder: Path | None = None
+        self._version: Path | None = None
         self._writable = True
         self._ids: list[str | None] = []
         self._positions: dict[str, int] = {}
+        self._live: NDArray[np.bool_] | None = None
 
     @classmethod
     def build(
@@ -76,8 +79,8 @@ class Index(ABC, Generic[Items]):
 
         Args:
             folder: where the index goes; created if missing.
-            batches: gone through more than once by indexes that learn from a sample first, so a
-                one-shot iterator is held in memory.
+            batches: gone through twice by indexes that learn from a sample first; those hold the
+                batches of a one-shot iterator in memory.
             settings: the index's settings dataclass; defaults where None.
             model: the encoder that made the vectors; checked when the index is opened.
             overwrite: replace an index that is already there, once the new one is complete.
@@ -91,11 +94,13 @@ class Index(ABC, Generic[Items]):
         if (folder / "CURRENT").exists() and not overwrite:
             raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
         index = cls(settings, model=model)
-        index._learn(batches if iter(batches) is not batches else (batches := list(batches)))
+        if cls._learn is not Index._learn:
+            batches = list(batches) if iter(batches) is batches else batches
+            index._learn(batches)
         for batch in batches:
             index.add(batch.ids, batch.items, documents=batch.documents)
         index._folder = folder
-        index.save()
+        index._commit(overwrite=overwrite)
         return index
 
     @classmethod
@@ -113,15 +118,28 @@ class Index(ABC, Generic[Items]):
             IndexFilesError: no index here, one of another kind, or damaged files.
             ModelMismatchError: the index was filled by another model.
         """
-        manifest = versions.read_manifest(folder)
+        version = versions.current_version(folder)
+        try:
+            return cls._open(folder, version, model=model, writable=writable)
+        except (RetrievalError, FileNotFoundError):
+            # A writer may have replaced the version while it was being read.
+            newer = versions.current_version(folder)
+            if newer == version:
+                raise
+        return cls._open(folder, newer, model=model, writable=writable)
+
+    @classmethod
+    def _open(
+        cls, folder: Path, version: Path, *, model: ModelReference | None, writable: bool
+    ) -> Self:
+        manifest = versions.read_manifest(folder, version)
         if manifest.kind != cls.kind:
             raise IndexFilesError(f"{folder}: holds a {manifest.kind} index, not {cls.kind}")
         check_model(folder, manifest.model, model)
         source = f"{folder}: parameters"
         settings = from_mapping(cls.settings_type, manifest.parameters, source=source)
         index = cls(settings, model=manifest.model)
-        index._folder, index._writable = folder, writable
-        version = versions.current_version(folder)
+        index._folder, index._version, index._writable = folder, version, writable
         index._ids = read_json(version / "ids.json")
         index._positions = {each: at for at, each in enumerate(index._ids) if each is not None}
         index.documents = StoredDocuments.open(version)
@@ -140,8 +158,12 @@ class Index(ABC, Generic[Items]):
         return document_id in self._positions
 
     def document(self, document_id: str) -> Document | None:
-        """The stored document, or None where the index was built without documents."""
-        position = self._positions[document_id]
+        """The stored document, or None where the index was built without documents.
+
+        Raises:
+            InputError: the id is not in the index.
+        """
+        position = self._position(document_id)
         return self.documents[position] if position < len(self.documents) else None
 
     def add(
@@ -152,26 +174,28 @@ class Index(ABC, Generic[Items]):
         Raises:
             ReadOnlyError: the index was opened without `writable=True`.
             DuplicateIdError: an id is in the index already, or twice in `ids`.
-            InputError: `ids`, `items` and `documents` differ in number.
-            EmbeddingError, ShapeError: as in `build`.
+            InputError: `ids`, `items` and `documents` differ in number, or an id is no string.
+            EmbeddingError, ShapeError: as in `build`; nothing is added then.
         """
         self._check_writable()
-        ids = list(ids)
-        if len(ids) != len(items):  # type: ignore[arg-type]
-            raise InputError(f"{len(ids)} ids for {len(items)} items")  # type: ignore[arg-type]
+        ids = _id_list(ids)
+        if len(ids) != len(items):
+            raise InputError(f"{len(ids)} ids for {len(items)} items")
         if documents is not None and len(documents) != len(ids):
             raise InputError(f"{len(ids)} ids for {len(documents)} documents")
         if (documents is not None) != (len(self.documents) > 0) and self._ids:
             raise InputError("either all rows of an index come with their documents or none do")
-        seen = set(self._positions)
+        seen: set[str] = set()
         for each in ids:
-            if each in seen:
+            if each in self._positions or each in seen:
                 raise DuplicateIdError(f"the id {each!r} is in the index already, or given twice")
             seen.add(each)
+        if not ids:
+            return
         self._append(ids, items)
-        for position, each in enumerate(ids, start=len(self._ids)):
-            self._positions[each] = position
+        self._positions.update(zip(ids, range(len(self._ids), len(self._ids) + len(ids))))
         self._ids.extend(ids)
+        self._live = None
         self.documents.extend(documents or ())
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -182,12 +206,14 @@ class Index(ABC, Generic[Items]):
             InputError: an id is not in the index; nothing is removed then.
         """
         self._check_writable()
-        ids = set(ids)
-        unknown = sorted(ids - self._positions.keys())
+        gone = set(_id_list(ids))
+        unknown = sorted(each for each in gone if each not in self._positions)
         if unknown:
             raise InputError(f"not in the index: {', '.join(map(repr, unknown[:10]))}")
-        for each in ids:
+        for each in gone:
             self._ids[self._positions.pop(each)] = None
+        self._live = None
+        self._forget()
 
     def search(
         self, queries: Items, k: int = 10, *, allowed: Collection[str] | None = None
@@ -211,7 +237,7 @@ class Index(ABC, Generic[Items]):
         mask = self._mask(allowed)
         available = len(self) if mask is None else int(mask.sum())
         if not available:
-            return [[] for _ in range(len(queries))]  # type: ignore[arg-type]
+            return [[] for _ in range(len(queries))]
         rankings = self._search(queries, min(k, available), mask)
         return [
             [Hit(self._id_at(position), float(score)) for position, score in zip(*ranking)]
@@ -223,8 +249,12 @@ class Index(ABC, Generic[Items]):
 
         Raises:
             ReadOnlyError: the index was opened without `writable=True`.
+            IndexFilesError: another writer has saved in the meantime; its version stays.
         """
         self._check_writable()
+        self._commit()
+
+    def _commit(self, *, overwrite: bool = False) -> None:
         if self._folder is None:
             raise IndexFilesError("this index has no folder: make it with build or open")
         manifest = versions.Manifest(
@@ -233,7 +263,9 @@ class Index(ABC, Generic[Items]):
             parameters=to_mapping(self.settings),
             model=self.model,
         )
-        versions.commit(self._folder, manifest, self._write_all)
+        self._version = versions.commit(
+            self._folder, manifest, self._write_all, replaces=self._version, overwrite=overwrite
+        )
 
     def _write_all(self, version: Path) -> None:
         write_json(version / "ids.json", self._ids)
@@ -242,12 +274,24 @@ class Index(ABC, Generic[Items]):
 
     def _mask(self, allowed: Collection[str] | None) -> NDArray[np.bool_] | None:
         """True at the positions that may be found; None where all may."""
-        if allowed is None and len(self._positions) == len(self._ids):
-            return None
+        if allowed is None:
+            return None if len(self._positions) == len(self._ids) else self._live_positions()
         mask = np.zeros(len(self._ids), np.bool_)
-        wanted = self._positions if allowed is None else self._positions.keys() & set(allowed)
-        mask[[self._positions[each] for each in wanted]] = True
+        mask[[self._positions[each] for each in _id_list(allowed) if each in self._positions]] = (
+            True
+        )
         return mask
+
+    def _live_positions(self) -> NDArray[np.bool_]:
+        """True at the positions whose documents have not been deleted."""
+        if self._live is None:
+            self._live = np.fromiter((each is not None for each in self._ids), np.bool_)
+        return self._live
+
+    def _position(self, document_id: str) -> int:
+        if document_id not in self._positions:
+            raise InputError(f"not in the index: {document_id!r}")
+        return self._positions[document_id]
 
     def _id_at(self, position: int) -> str:
         identifier = self._ids[position]
@@ -260,6 +304,9 @@ class Index(ABC, Generic[Items]):
 
     def _learn(self, batches: Iterable[Batch[Items]]) -> None:
         """Learn centroids, codebooks or thresholds before the first row is added."""
+
+    def _forget(self) -> None:
+        """Drop what was computed from rows that have just been deleted."""
 
     @abstractmethod
     def _append(self, ids: Sequence[str], items: Items) -> None:
@@ -276,6 +323,17 @@ class Index(ABC, Generic[Items]):
     @abstractmethod
     def _read(self, version: Path) -> None:
         """Read what `_write` wrote."""
+
+
+def _id_list(ids: Iterable[str]) -> list[str]:
+    """The ids as a list; one string in place of a list would be read letter by letter."""
+    if isinstance(ids, str):
+        raise InputError(f"expected several ids, got one string {ids!r}: put it into a list")
+    listed = list(ids)
+    wrong = next((each for each in listed if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise InputError(f"the id {wrong!r} is a {type(wrong).__name__}: ids are strings")
+    return listed
 
 
 def check_model(
@@ -297,14 +355,17 @@ def check_model(
 def top_k(scores: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None) -> Ranking:
     """The best `k` positions of one row of scores; equal scores in order of position.
 
-    >>> top_k(np.array([1, 3, 2], np.float32), 2, None)[0].tolist()
-    [1, 2]
+    A score of -inf is no match: fewer than `k` positions come back where fewer match.
+
+    >>> top_k(np.array([1, 3, -np.inf, 2, 3], np.float32), 3, None)[0].tolist()
+    [1, 4, 3]
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
-    k = min(k, len(scores))
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= threshold)
+    candidates = np.flatnonzero(scores > -np.inf)
+    if len(candidates) > k:
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        candidates = np.flatnonzero(scores >= threshold)
     order = np.argsort(-scores[candidates], kind="stable")[:k]
     best = candidates[order]
     return best, scores[best].astype(np.float32)

@@ -9,8 +9,11 @@ A crash at any moment leaves CURRENT naming a complete version, the old one or t
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,36 +51,44 @@ def current_version(folder: Path) -> Path:
     return version
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the current version's manifest and check that its files have their sizes.
+def read_manifest(folder: Path, version: Path | None = None) -> Manifest:
+    """Read the manifest of the current version and check that its files have their sizes.
+
+    Args:
+        folder: the index.
+        version: one of its versions, in place of the current one.
 
     Raises:
         IndexFilesError: there is no index, a file is missing or has another size, or the format
             is of a newer release.
     """
-    version = current_version(folder)
+    version = version or current_version(folder)
     try:
-        manifest = read_json(version / "manifest.json")
-    except RetrievalError as error:
-        raise IndexFilesError(f"{folder}: damaged index: {error}") from error
-    if manifest["format_version"] > FORMAT_VERSION:
+        fields = read_json(version / "manifest.json")
+        format_version, files, model = fields["format_version"], fields["files"], fields["model"]
+        manifest = Manifest(
+            kind=fields["kind"],
+            count=fields["count"],
+            parameters=fields["parameters"],
+            model=ModelReference(**model) if model else None,
+        )
+        sizes = {name: entry["bytes"] for name, entry in files.items()}
+    except (RetrievalError, AttributeError, KeyError, TypeError) as error:
         raise IndexFilesError(
-            f"{folder}: format {manifest['format_version']} is newer than this release reads "
+            f"{version / 'manifest.json'}: damaged ({error}): rebuild the index"
+        ) from error
+    if format_version > FORMAT_VERSION:
+        raise IndexFilesError(
+            f"{folder}: format {format_version} is newer than this release reads "
             f"({FORMAT_VERSION}): upgrade modernbert-retrieval"
         )
-    for name, entry in manifest["files"].items():
+    for name, expected in sizes.items():
         path = version / name
         size = path.stat().st_size if path.is_file() else None
-        if size != entry["bytes"]:
+        if size != expected:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise IndexFilesError(f"{path}: {found}, expected {entry['bytes']}: rebuild the index")
-    model = manifest["model"]
-    return Manifest(
-        kind=manifest["kind"],
-        count=manifest["count"],
-        parameters=manifest["parameters"],
-        model=ModelReference(**model) if model else None,
-    )
+            raise IndexFilesError(f"{path}: {found}, expected {expected}: rebuild the index")
+    return manifest
 
 
 def check_bytes(folder: Path, name: str | None = None) -> None:
@@ -96,32 +107,67 @@ def check_bytes(folder: Path, name: str | None = None) -> None:
             )
 
 
-def commit(folder: Path, manifest: Manifest, write: Callable[[Path], None]) -> Path:
+def commit(
+    folder: Path,
+    manifest: Manifest,
+    write: Callable[[Path], None],
+    *,
+    replaces: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a new version and make it the current one; older versions are removed.
 
     Args:
         folder: the index; created if missing.
         manifest: what to record; sizes and checksums are added here.
         write: fills the empty folder that it is given.
+        replaces: the version that the new one was made from; None where it is the first.
+        overwrite: replace whatever is current, without a look at `replaces`.
 
     Returns:
         The folder of the new version.
 
     Raises:
-        IndexFilesError: another writer committed the same version first.
+        IndexFilesError: somebody else is writing, or the current version is not `replaces`, so
+            that somebody's changes would be lost.
     """
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.name) for path in versions.iterdir() if path.name.isdigit()]
-    name = f"{max(taken, default=0) + 1:06d}"
-    draft = versions / f".{name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    write(draft)
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(draft.iterdir())
-    }
+    with _sole_writer(folder):
+        current = current_version(folder) if (folder / "CURRENT").exists() else None
+        if current != replaces and not overwrite:
+            raise IndexFilesError(
+                f"{folder}: another writer has saved since this index was opened or built: open "
+                "it again and repeat the change"
+            )
+        taken = [int(path.name) for path in versions.iterdir() if path.name.isdigit()]
+        name = f"{max(taken, default=0) + 1:06d}"
+        draft = versions / f".{name}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            write(draft)
+            _write_manifest(draft, manifest)
+            draft.rename(versions / name)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync_folder(versions)
+        with atomic_write(folder / "CURRENT") as stream:
+            stream.write(f"{name}\n".encode())
+        for path in versions.iterdir():
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+    return versions / name
+
+
+def _write_manifest(draft: Path, manifest: Manifest) -> None:
+    """Describe the files of a draft, once every byte of them is on disk."""
+    files = {}
+    for path in sorted(draft.iterdir()):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     write_json(
         draft / "manifest.json",
         {
@@ -133,17 +179,20 @@ def commit(folder: Path, manifest: Manifest, write: Callable[[Path], None]) -> P
             "files": files,
         },
     )
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system gives back even if this process is killed."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        draft.rename(versions / name)
-    except OSError as error:
-        raise IndexFilesError(f"{folder}: another writer committed version {name}") from error
-    sync_folder(versions)
-    with atomic_write(folder / "CURRENT") as stream:
-        stream.write(f"{name}\n".encode())
-    for path in versions.iterdir():
-        if path.name != name:
-            shutil.rmtree(path, ignore_errors=True)
-    return versions / name
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IndexFilesError(f"{folder}: another writer is saving this index") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def index_bytes(folder: Path) -> int:

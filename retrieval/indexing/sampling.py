@@ -1,0 +1,52 @@
+"""A uniform sample of the rows of a stream, for centroids and codebooks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RowSample:
+    """At most `size` rows, each row of the stream with the same chance, in bounded memory.
+
+    Every row draws a key, and the `size` smallest keys stay. So the sample depends on the rows'
+    order and on the seed, not on how the stream was cut into batches.
+
+    Attributes:
+        seen: how many rows went by.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.seen = 0
+        self._size = size
+        self._generator = np.random.default_rng(seed)
+        self._limit = 1.0
+        self._keys: list[NDArray[np.float64]] = []
+        self._rows: list[NDArray[np.float32]] = []
+        self._held = 0
+
+    def add(self, rows: NDArray[np.floating]) -> None:
+        """Take in (N, D) rows; only the chosen ones are copied."""
+        keys = self._generator.random(len(rows))
+        chosen = keys < self._limit
+        self.seen += len(rows)
+        self._keys.append(keys[chosen])
+        self._rows.append(rows[chosen].astype(np.float32))
+        self._held += len(self._keys[-1])
+        if self._held > 2 * self._size:
+            self._prune()
+
+    def rows(self) -> NDArray[np.float32]:
+        """The sample, (min(size, seen), D), in the order of the stream; (0, 0) where none came."""
+        if not self._rows:
+            return np.empty((0, 0), np.float32)
+        self._prune()
+        return self._rows[0]
+
+    def _prune(self) -> None:
+        keys, rows = np.concatenate(self._keys), np.concatenate(self._rows)
+        if len(keys) > self._size:
+            chosen = np.sort(np.argpartition(keys, self._size)[: self._size])
+            keys, rows = keys[chosen], rows[chosen]
+            self._limit = float(keys.max())
+        self._keys, self._rows, self._held = [keys], [rows], len(keys)
