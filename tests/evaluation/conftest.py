@@ -17,7 +17,7 @@ from retrieval.evaluation import EvaluationSettings, Result, Timings
 from retrieval.evaluation.result import Counts
 from retrieval.records import ModelReference
 
-WIDTH = 256
+WIDTH = 1024
 
 DOCUMENTS = [
     {"_id": "d1", "title": "Fox", "text": "the quick brown fox"},
@@ -35,7 +35,7 @@ QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td3\t0\nq4\td3\t1\nq2\td2\t1\
 
 
 class WordEncoder:
-    """Embeds a text as its words: each word has one of 256 directions, given by its CRC-32."""
+    """Embeds a text as its words: each word has one of 1,024 directions, given by its CRC-32."""
 
     def __init__(self, is_multi_vector: bool) -> None:
         name = "folder/words-multi" if is_multi_vector else "folder/words"

@@ -36,7 +36,7 @@ def test_the_file_names_what_made_the_figures(tmp_path: Path, make_result: MakeR
         "name": "folder/words",
         "fingerprint": "abc",
         "is_multi_vector": False,
-        "width": 256,
+        "width": 1024,
     }
     assert content["settings"] == {
         "k": 100,
