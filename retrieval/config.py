@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,18 +19,19 @@ T = TypeVar("T")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a TOML recipe and lay `key.subkey=value` overrides over it.
+    """Read a TOML (or JSON) recipe and lay `key.subkey=value` overrides over it.
 
     A value is read as TOML (`8e-5`, `true`, `["a", "b"]`) and, where it is none, as a string.
 
     Raises:
-        ConfigError: no such file, bad TOML, or an override without `=`.
+        ConfigError: no such file, bad TOML or JSON, or an override without `=`.
     """
     try:
-        recipe = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        recipe: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such recipe") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     for override in overrides:
         _apply(recipe, override)

@@ -1,1 +1,1 @@
-"""."""
+"""The ModernBERT backbone that both encoders stand on."""

@@ -1,7 +1,8 @@
-"""The single-vector encoder: a SentenceTransformer with streams, a fingerprint and a fixed format."""
+"""The single-vector encoder: a SentenceTransformer with streams and a fingerprint."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -102,8 +103,7 @@ class DenseEncoder:
             device: as in `load`.
             seed: of the projection's weights.
         """
-        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
-
+        Dense, Normalize, Pooling, Transformer = _module_classes()
         if pooling not in ("mean", "cls"):
             raise ConfigError(f"pooling is {pooling!r}, expected 'mean' or 'cls'")
         transformer = Transformer(str(name))
@@ -171,3 +171,13 @@ class DenseEncoder:
             texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
         )
         return np.asarray(embeddings, dtype=np.float32)
+
+
+def _module_classes() -> tuple[Any, Any, Any, Any]:
+    """Dense, Normalize, Pooling and Transformer, which moved in Sentence Transformers 6."""
+    try:
+        shared = importlib.import_module("sentence_transformers.base.modules")
+        dense = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    except ImportError:
+        shared = dense = importlib.import_module("sentence_transformers.models")
+    return shared.Dense, shared.Normalize, dense.Pooling, shared.Transformer

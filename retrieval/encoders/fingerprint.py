@@ -26,7 +26,7 @@ def fingerprint(weights: Mapping[str, Tensor], tokenizer: Any, settings: Mapping
         settings: JSON values: lengths, prefixes, pooling and the like.
     """
     digest = hashlib.sha256()
-    # transformers makes up a random pooler, which no encoder here asks, for a BERT saved without one
+    # A BERT saved without a pooler gets a random one at each load; no encoder here uses it.
     used = [tensor for name, tensor in weights.items() if ".pooler." not in name]
     tensors = [_tensor_digest(tensor) for tensor in used]
     for each in sorted(tensors):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ WINDOW_TEXTS = 2048
 
 
 def in_windows(
-    texts: Iterable[str], encode: Callable[[list[str]], Sequence[Vectors]]
+    texts: Iterable[str], encode: Callable[[list[str]], Iterable[Vectors]]
 ) -> Iterator[Vectors]:
     """Yield one embedding a text, in order.
 
