@@ -29,6 +29,29 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'
 
+# PyLate pins sentence-transformers 5.3.0, so it has an environment of its own; without its
+# dependencies, because fast-plaid would pull in another torch.
+PYLATE := .venv-pylate
+PYLATE_READY := $(PYLATE)/.ready
+PYLATE_PIP := $(PYLATE)/bin/python -m pip install --quiet -c tests/with_pylate/constraints.txt
+PYLATE_REFERENCE := build/pylate-reference
+
+$(PYLATE_READY): pyproject.toml tests/with_pylate/constraints.txt
+	test -x $(PYLATE)/bin/python || $(PYTHON) -m venv $(PYLATE)
+	$(PYLATE_PIP) pip setuptools
+	$(PYLATE_PIP) torch
+	$(PYLATE_PIP) sentence-transformers transformers fastkmeans ujson pandas datasets accelerate
+	$(PYLATE_PIP) numpy faiss-cpu bm25s PyStemmer pydantic typer rich safetensors pytest
+	$(PYLATE_PIP) --no-deps pylate
+	$(PYLATE_PIP) --no-deps -e .
+	touch $(PYLATE_READY)
+
+test-pylate: $(READY) $(PYLATE_READY)
+	rm -rf $(PYLATE_REFERENCE)
+	$(PYLATE)/bin/python -m tests.with_pylate.make_reference $(PYLATE_REFERENCE)
+	$(BIN)/python -m pytest tests/encoders/test_checkpoints.py --pylate-reference $(PYLATE_REFERENCE)
+	$(PYLATE)/bin/python -m pytest tests/with_pylate
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,4 +63,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-pylate demo build dist *.egg-info
+	rm -rf $(VENV) $(PYLATE) demo build dist *.egg-info

@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pylate-reference",
+        metavar="DIR",
+        help="compare with the references in DIR, not with the committed ones (make test-pylate)",
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The development collections beside the checkout; tests that need them skip without."""
