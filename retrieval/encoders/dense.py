@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from retrieval.encoders.checkpoints import checkpoint_kind
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.streaming import in_windows
-from retrieval.errors import CheckpointError, ConfigError
+from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
 from retrieval.records import ModelReference
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -85,7 +84,8 @@ class DenseEncoder:
         *,
         pooling: Literal["mean", "cls"] = "mean",
         width: int | None = None,
-        max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
         query_prefix: str = "",
         document_prefix: str = "",
         device: str | None = None,
@@ -97,19 +97,31 @@ class DenseEncoder:
             name: a folder or hub name of a transformers model with its tokenizer.
             pooling: how token states become one vector, "mean" or "cls".
             width: of a linear projection after pooling; None keeps the backbone's width.
-            max_length: tokens of a text, special ones included; None takes the backbone's limit.
+            query_length: tokens of a query, prefix and special tokens included; None takes the
+                backbone's limit.
+            document_length: the same for documents.
             query_prefix: text put before every query.
             document_prefix: text put before every document.
             device: as in `load`.
             seed: of the projection's weights.
+
+        Raises:
+            ConfigError: an unknown pooling.
+            MissingNativeError: Sentence Transformers is older than 6.
         """
-        Dense, Normalize, Pooling, Transformer = _module_classes()
+        try:
+            from sentence_transformers.base.modules import Dense, Normalize, Transformer
+            from sentence_transformers.sentence_transformer.modules import Pooling
+        except ImportError as error:
+            raise MissingNativeError(
+                "DenseEncoder.from_backbone needs sentence-transformers >= 6.0: upgrade it"
+            ) from error
         if pooling not in ("mean", "cls"):
             raise ConfigError(f"pooling is {pooling!r}, expected 'mean' or 'cls'")
-        transformer = Transformer(str(name))
-        if max_length is not None:
-            transformer.max_seq_length = max_length
-        backbone_width = transformer.auto_model.config.hidden_size
+        transformer = Transformer(
+            str(name), query_length=query_length, document_length=document_length
+        )
+        backbone_width = transformer.get_embedding_dimension()
         modules: list[torch.nn.Module] = [transformer, Pooling(backbone_width, pooling)]
         if width is not None:
             with torch.random.fork_rng(devices=[]):
@@ -141,7 +153,11 @@ class DenseEncoder:
             "kind": "dense",
             "prompts": {key: value for key, value in sorted(model.prompts.items()) if value},
             "default_prompt": model.default_prompt_name,
-            "max_length": model.max_seq_length,
+            "lengths": [
+                model.max_seq_length,
+                getattr(model[0], "query_length", None),
+                getattr(model[0], "document_length", None),
+            ],
             "modules": [
                 [type(module).__name__, getattr(module, "pooling_mode", None)] for module in model
             ],
@@ -171,13 +187,3 @@ class DenseEncoder:
             texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
         )
         return np.asarray(embeddings, dtype=np.float32)
-
-
-def _module_classes() -> tuple[Any, Any, Any, Any]:
-    """Dense, Normalize, Pooling and Transformer, which moved in Sentence Transformers 6."""
-    try:
-        shared = importlib.import_module("sentence_transformers.base.modules")
-        dense = importlib.import_module("sentence_transformers.sentence_transformer.modules")
-    except ImportError:
-        shared = dense = importlib.import_module("sentence_transformers.models")
-    return shared.Dense, shared.Normalize, dense.Pooling, shared.Transformer

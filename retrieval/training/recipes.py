@@ -65,7 +65,8 @@ class DenseModelSettings:
     """Folder or hub name of a transformers model, or of a dense encoder to train on."""
     pooling: Literal["mean", "cls"] = "mean"
     width: int | None = None
-    max_length: int | None = 512
+    query_length: int | None = 64
+    document_length: int | None = 512
     query_prefix: str = ""
     document_prefix: str = ""
 

@@ -170,11 +170,12 @@ def _fit(
             f"{len(examples)} training examples do not fill one batch of {smallest}: lower "
             "optimizer.batch_size"
         )
-    prompts = {
-        column: encoder.model.prompts.get("query" if column == "query" else "document") or ""
+    tasks = {
+        column: "query" if column == "query" else "document"
         for column in examples.column_names
         if column != "label"
     }
+    prompts = {column: encoder.model.prompts.get(task) or "" for column, task in tasks.items()}
     device = encoder.model.device.type
     checkpoints = optimizer.checkpoint_every
     arguments = arguments_class(
@@ -189,7 +190,7 @@ def _fit(
         lr_scheduler_type=optimizer.schedule,
         bf16=uses_bfloat16(optimizer.precision, device),
         use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" else None,
+        ddp_backend="gloo" if device == "cpu" and _world_size() > 1 else None,
         seed=optimizer.seed,
         # A positive that comes twice in a batch would be its own negative.
         batch_sampler="no_duplicates",
@@ -200,6 +201,8 @@ def _fit(
         save_steps=checkpoints or 500,
         save_total_limit=2,
         report_to="none",
+        # Tells each column's task, and with it the length that its texts are cut to.
+        router_mapping=tasks,
         prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
     )
     trainer = trainer_class(
