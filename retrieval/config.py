@@ -21,8 +21,6 @@ T = TypeVar("T")
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a TOML (or JSON) recipe and lay `key.subkey=value` overrides over it.
 
-    A value is read as TOML (`8e-5`, `true`, `["a", "b"]`) and, where it is none, as a string.
-
     Raises:
         ConfigError: no such file, bad TOML or JSON, or an override without `=`.
     """
@@ -33,9 +31,20 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such recipe") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    return with_overrides(recipe, overrides)
+
+
+def with_overrides(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay `key.subkey=value` overrides over settings, in place.
+
+    A value is read as TOML (`8e-5`, `true`, `["a", "b"]`) and, where it is none, as a string.
+
+    Raises:
+        ConfigError: an override without `=`, or one that treats a value as a table.
+    """
     for override in overrides:
-        _apply(recipe, override)
-    return recipe
+        _apply(settings, override)
+    return settings
 
 
 def from_mapping(kind: type[T], settings: Mapping[str, Any], *, source: str) -> T:

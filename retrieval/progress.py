@@ -55,6 +55,34 @@ def track(
         yield from _with_closing_line(iterable, description, console)
 
 
+class Stages:
+    """Announces on stderr which of a program's steps it is at, and how long the last one took."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._number = 0
+        self._console = Console(stderr=True)
+        self._started = time.perf_counter()
+        self._stage_started: float | None = None
+
+    def __call__(self, description: str) -> None:
+        """Begin the next step."""
+        self._end_stage()
+        self._number += 1
+        self._stage_started = time.perf_counter()
+        self._console.print(f"[{self._number}/{self._total}] {description}", markup=False)
+
+    def finish(self) -> None:
+        """End the last step."""
+        self._end_stage()
+        self._console.print(f"done in {time.perf_counter() - self._started:.0f} s")
+
+    def _end_stage(self) -> None:
+        if self._stage_started is not None:
+            seconds = time.perf_counter() - self._stage_started
+            self._console.print(f"      {seconds:.1f} s", style="dim", highlight=False)
+
+
 def _with_bar(
     iterable: Iterable[Item], description: str, total: int | None, console: Console
 ) -> Iterator[Item]:

@@ -1,1 +1,1 @@
-"""."""
+"""The command `retrieval`: one file per subcommand."""

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import logging
 import os
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,15 +25,16 @@ MAX_QUERY_WORDS = 64
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-class CodePair(NamedTuple):
-    """A question that a function answers, and where the function stands."""
+class CodeFunction(NamedTuple):
+    """A function, and the question that it answers where its docstring asks a usable one."""
 
     id: str
     """`module.py:Class.function:line`."""
     module: str
-    """Path of the file below the root; pairs are split by it."""
-    query: str
+    """Path of the file below the root; functions are split by it."""
+    query: str | None
     code: str
+    """The source without the docstring, dedented."""
 
 
 def standard_library() -> Path:
@@ -40,13 +42,13 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def extract_pairs(root: Path) -> Iterator[CodePair]:
-    """Stream the pairs of every Python file below `root`, in order of path and line.
+def extract_functions(root: Path) -> Iterator[CodeFunction]:
+    """Stream the functions of every Python file below `root`, in order of path and line.
 
-    Left out: tests, dunder methods, queries of fewer than 3 or more than 64 words, functions of
-    fewer than 3 lines without their docstring, and whatever has the code or the query of an
-    earlier pair (compared without white space and case). Files that this Python can't parse are
-    counted in one warning.
+    Left out: tests, dunder methods, functions of fewer than 3 lines without their docstring, and
+    repeated code or queries (compared without white space and case). A query is None where there
+    is no docstring, or where its first paragraph has fewer than 3 or more than 64 words. Files
+    that this Python can't parse are counted in one warning.
     """
     seen: set[str] = set()
     unparsed = 0
@@ -58,29 +60,31 @@ def extract_pairs(root: Path) -> Iterator[CodePair]:
         except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
             unparsed += 1
             continue
-        for pair in _pairs_of(module, source.splitlines(), tree):
-            keys = {_key("code", pair.code), _key("query", pair.query)}
+        for function in _functions_of(module, source.splitlines(), tree):
+            keys = {_key("code", function.code)}
+            if function.query:
+                keys.add(_key("query", function.query))
             if keys & seen:
                 continue
             seen |= keys
-            yield pair
+            yield function
     if unparsed:
         logger.warning("%s: %d files could not be parsed", root, unparsed)
 
 
 def split_by_module(
-    pairs: Iterable[CodePair], held_out_fraction: float
-) -> tuple[list[CodePair], list[CodePair]]:
-    """Split into training and held-out pairs, so that no module is on both sides.
+    functions: Iterable[CodeFunction], held_out_fraction: float
+) -> tuple[list[CodeFunction], list[CodeFunction]]:
+    """Split into training and held-out functions, so that no module is on both sides.
 
     The side of a module depends on nothing but its path: it is stable over Python versions.
     """
-    training: list[CodePair] = []
-    held_out: list[CodePair] = []
-    for pair in pairs:
-        digest = hashlib.sha256(pair.module.encode()).digest()
+    training: list[CodeFunction] = []
+    held_out: list[CodeFunction] = []
+    for function in functions:
+        digest = hashlib.sha256(function.module.encode()).digest()
         is_held_out = int.from_bytes(digest[:4], "big") < held_out_fraction * 2**32
-        (held_out if is_held_out else training).append(pair)
+        (held_out if is_held_out else training).append(function)
     return training, held_out
 
 
@@ -93,45 +97,43 @@ def _python_files(root: Path) -> Iterator[Path]:
                 yield Path(folder) / name
 
 
-def _pairs_of(module: str, lines: list[str], tree: ast.Module) -> Iterator[CodePair]:
-    for name, function in _functions(tree, ""):
+def _functions_of(module: str, lines: list[str], tree: ast.Module) -> Iterator[CodeFunction]:
+    for name, function in _definitions(tree, ""):
+        if _is_left_out(function.name) or re.fullmatch("__.*__", function.name):
+            continue
         docstring = ast.get_docstring(function)
-        if not docstring or (function.name.startswith("__") and function.name.endswith("__")):
-            continue
-        if _is_left_out(function.name):
-            continue
-        query = " ".join(docstring.split("\n\n")[0].split())
-        code = _without_docstring(function, lines)
-        if not MIN_QUERY_WORDS <= len(query.split()) <= MAX_QUERY_WORDS:
-            continue
+        code = _source(function, lines, without_docstring=docstring is not None)
         if len([line for line in code.splitlines() if line.strip()]) < MIN_CODE_LINES:
             continue
-        yield CodePair(f"{module}:{name}:{function.lineno}", module, query, code)
+        query = " ".join((docstring or "").split("\n\n")[0].split())
+        is_usable = MIN_QUERY_WORDS <= len(query.split()) <= MAX_QUERY_WORDS
+        identifier = f"{module}:{name}:{function.lineno}"
+        yield CodeFunction(identifier, module, query if is_usable else None, code)
 
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, _Function]]:
+def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, _Function]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _Function):
             yield prefix + child.name, child
-            yield from _functions(child, f"{prefix}{child.name}.")
+            yield from _definitions(child, f"{prefix}{child.name}.")
         elif isinstance(child, ast.ClassDef):
-            yield from _functions(child, f"{prefix}{child.name}.")
+            yield from _definitions(child, f"{prefix}{child.name}.")
         elif isinstance(child, (ast.If, ast.Try, ast.With)):
-            yield from _functions(child, prefix)
+            yield from _definitions(child, prefix)
 
 
-def _without_docstring(function: _Function, lines: list[str]) -> str:
-    """The function's source lines, dedented, less those of the docstring."""
-    first = min([function.lineno, *(each.lineno for each in function.decorator_list)])
-    docstring = function.body[0]
-    assert docstring.end_lineno is not None
+def _source(function: _Function, lines: list[str], *, without_docstring: bool) -> str:
+    first = min([function.lineno, *(each.lineno for each in function.decorator_list)]) - 1
     assert function.end_lineno is not None
-    before = lines[first - 1 : docstring.lineno - 1]
-    after = lines[docstring.end_lineno : function.end_lineno]
-    return "\n".join(line[function.col_offset :] for line in [*before, *after]).strip()
+    kept = lines[first : function.end_lineno]
+    if without_docstring:
+        docstring = function.body[0]
+        assert docstring.end_lineno is not None
+        del kept[docstring.lineno - 1 - first : docstring.end_lineno - first]
+    return "\n".join(line[function.col_offset :] for line in kept).strip()
 
 
 def _is_left_out(name: str) -> bool:

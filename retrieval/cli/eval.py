@@ -1,0 +1,98 @@
+"""`retrieval eval`: a model and an index on a BEIR collection, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from retrieval.cli.options import (
+    AsJson,
+    BatchSize,
+    Device,
+    IndexKind,
+    Model,
+    Overwrite,
+    Settings,
+    SkipBad,
+    choose_kind,
+    index_settings,
+    load_model,
+)
+from retrieval.cli.output import report_skipped
+from retrieval.errors import ConfigError
+from retrieval.files import BadLines
+
+
+def evaluate(
+    dataset: Annotated[
+        Path, typer.Argument(help="A BEIR folder: corpus.jsonl, queries.jsonl, qrels/*.tsv.")
+    ],
+    model: Model = None,
+    index: Annotated[
+        IndexKind | None,
+        typer.Option(help="By default plaid or faiss, as the model has it; bm25 without one."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="By default test, or the only one.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="nDCG@k, MAP@k, recall@k, MRR@k or P@k; may come several times."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits a query.")] = 100,
+    setting: Settings = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder that keeps the index, the run, the result."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a judged id is missing.")
+    ] = False,
+    device: Device = None,
+    batch_size: BatchSize = 32,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Index a collection, ask its queries, and print the metrics."""
+    from retrieval import evaluation
+    from retrieval.evaluation.report import results_table
+    from retrieval.indexing.retriever import build_index
+
+    metrics = tuple(metric) if metric else evaluation.EvaluationSettings().metrics
+    settings = evaluation.EvaluationSettings(k=k, metrics=metrics, split=split)
+    if output is not None and (output / "result.json").exists() and not overwrite:
+        raise ConfigError(f"{output}: holds a result already (--overwrite replaces it)")
+    bad_lines = BadLines(skip=skip_bad)
+    collection = evaluation.read_collection(
+        dataset, split=split, bad_lines=bad_lines, strict=strict
+    )
+    encoder = load_model(model, device, batch_size) if model else None
+    kind = choose_kind(index, encoder.reference if encoder else None)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output or Path(temporary)
+        built = build_index(
+            folder / "index",
+            collection.documents(),
+            kind=kind,
+            encoder=encoder,
+            settings=index_settings(kind, setting),
+            overwrite=overwrite,
+            progress=True,
+        )
+        result = evaluation.evaluate(
+            collection,
+            built,
+            encoder,
+            settings,
+            run_path=folder / "run.trec",
+            progress=True,
+        )
+        result.to_json(folder / "result.json")
+        report_skipped(bad_lines)
+        if as_json:
+            print((folder / "result.json").read_text("utf-8"), end="")
+        else:
+            Console().print(results_table([result], metrics))

@@ -1,0 +1,35 @@
+"""How results look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from retrieval.files import BadLines
+from retrieval.indexing.retriever import Passage
+
+_SHOWN_LINES = 4
+_SHOWN_CHARACTERS = 400
+
+
+def print_passages(console: Console, question: str, passages: Sequence[Passage]) -> None:
+    """Print ranked passages, each with its score, id and first lines."""
+    console.print(Text(question, "bold"))
+    if not passages:
+        console.print("  nothing found")
+    for rank, passage in enumerate(passages, start=1):
+        name = passage.id if passage.title in passage.id else f"{passage.id}  {passage.title}"
+        console.print(Text.assemble(f"{rank:3}. {passage.score:8.3f}  ", (name, "cyan")))
+        shown = passage.text[:_SHOWN_CHARACTERS].splitlines()[:_SHOWN_LINES]
+        for line in shown:
+            console.print(Text(f"     {line}", "dim"), overflow="ellipsis", no_wrap=True)
+    console.print()
+
+
+def report_skipped(bad_lines: BadLines) -> None:
+    """Say on stderr how many lines were skipped, if any."""
+    if bad_lines.count:
+        print(f"skipped {bad_lines.count:,} bad lines", file=sys.stderr)

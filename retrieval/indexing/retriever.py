@@ -1,0 +1,159 @@
+"""From a corpus to ranked passages: an index together with the encoder that fills and asks it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from retrieval.encoders.embedding_store import EmbeddingStore, StoreSettings, write_embeddings
+from retrieval.encoders.protocol import Encoder
+from retrieval.errors import IndexFilesError, InputError
+from retrieval.indexing import index_class, open_index
+from retrieval.indexing.index import Batch, Index
+from retrieval.progress import track
+from retrieval.records import Document
+
+_TEXT_BATCH = 1_024
+
+
+class Passage(NamedTuple):
+    """A found document with its score; the text is empty where the index keeps no documents."""
+
+    id: str
+    score: float
+    text: str
+    title: str
+
+
+class Retriever:
+    """Answers questions in words.
+
+    Attributes:
+        index: any index.
+        encoder: made the index's vectors; None for a lexical index.
+    """
+
+    def __init__(self, index: Index[Any], encoder: Encoder | None = None) -> None:
+        self.index = index
+        self.encoder = encoder
+
+    @classmethod
+    def open(cls, folder: Path, *, encoder: Encoder | None = None) -> Self:
+        """Open an index, and load the model that filled it unless `encoder` is given.
+
+        Raises:
+            IndexFilesError: no index there, or damaged files.
+            CheckpointError: the model that the index names is not where it was.
+            ModelMismatchError: the encoder is another one than filled the index.
+        """
+        index = open_index(folder)
+        if encoder is None and index.model is not None:
+            from retrieval.encoders.loading import load_encoder
+
+            encoder = load_encoder(index.model.name)
+        if encoder is not None:
+            index = open_index(folder, model=encoder.reference)
+        return cls(index, encoder)
+
+    def search(
+        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+    ) -> list[list[Passage]]:
+        """Find the best passages for every question, best first.
+
+        Args:
+            questions: as many as wanted.
+            k: passages a question at the most.
+            allowed: only documents with these ids may be found.
+        """
+        items: Any = list(questions)
+        if self.encoder is not None and items:
+            items = list(self.encoder.encode_queries(items))
+            if not self.encoder.reference.is_multi_vector:
+                items = np.stack(items)
+        rankings = self.index.search(items, k, allowed=allowed)
+        return [[self._passage(hit.document_id, hit.score) for hit in hits] for hits in rankings]
+
+    def _passage(self, document_id: str, score: float) -> Passage:
+        document = self.index.document(document_id) or Document(document_id, "")
+        return Passage(document.id, score, document.text, document.title)
+
+
+def build_index(
+    folder: Path,
+    documents: Iterable[Document] | EmbeddingStore,
+    *,
+    kind: str,
+    encoder: Encoder | None = None,
+    settings: Any = None,
+    store: StoreSettings | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Index[Any]:
+    """Encode a corpus and index it; a run that was killed while encoding goes on where it was.
+
+    Args:
+        folder: where the index goes.
+        documents: a corpus, or the embeddings of one.
+        kind: "exact", "faiss", "plaid" or "lexical".
+        encoder: needed for a corpus, unless the index is lexical.
+        settings: the index's settings dataclass; defaults where None.
+        store: how the embeddings are kept until the index is built.
+        overwrite: replace an index that is there, once the new one is complete.
+        progress: show bars on stderr.
+
+    Raises:
+        IndexFilesError: `folder` holds an index and `overwrite` is False.
+        InputError: no encoder for an index of vectors, or no documents at all.
+    """
+    if (folder / "CURRENT").exists() and not overwrite:
+        raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
+    index = index_class(kind)
+    options: dict[str, Any] = {"settings": settings, "overwrite": overwrite}
+    if kind == "lexical":
+        if isinstance(documents, EmbeddingStore):
+            documents = (each for shard in documents for each in shard.documents)
+        batches = list(_text_batches(track(documents, "reading documents", enabled=progress)))
+        if not batches:
+            raise InputError("the corpus has no documents")
+        return index.build(folder, batches, **options)
+    if isinstance(documents, EmbeddingStore):
+        embeddings, temporary = documents, None
+    elif encoder is None:
+        raise InputError(f"a {kind} index needs an encoder")
+    else:
+        temporary = folder / "embeddings"
+        embeddings = write_embeddings(temporary, documents, encoder, store, progress=progress)
+    if not len(embeddings):
+        raise InputError("the corpus has no documents")
+    built = index.build(
+        folder, _EmbeddedBatches(embeddings, progress), model=embeddings.model, **options
+    )
+    if temporary is not None:
+        shutil.rmtree(temporary)
+    return built
+
+
+class _EmbeddedBatches:
+    """The shards of an embedding store as batches; each pass shows its own bar."""
+
+    def __init__(self, store: EmbeddingStore, progress: bool) -> None:
+        self._store = store
+        self._progress = progress
+        self._passes = 0
+
+    def __iter__(self) -> Iterator[Batch[Any]]:
+        self._passes += 1
+        shards = track(self._store, f"indexing shards, pass {self._passes}", enabled=self._progress)
+        for documents, embeddings in shards:
+            yield Batch([each.id for each in documents], embeddings, documents)
+
+
+def _text_batches(documents: Iterable[Document]) -> Iterator[Batch[Sequence[str]]]:
+    iterator = iter(documents)
+    while batch := list(islice(iterator, _TEXT_BATCH)):
+        yield Batch([each.id for each in batch], [each.contents for each in batch], batch)
