@@ -18,6 +18,7 @@ from retrieval.encoders.dense import Dtype
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.streaming import in_windows
 from retrieval.errors import CheckpointError, MissingExtraError, MissingNativeError
+from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
 
 if TYPE_CHECKING:
@@ -195,7 +196,20 @@ class MultiVectorEncoder:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint in the format of the wrapped model's library."""
         self.model.save_pretrained(str(folder))
+        if self._inserted_prefixes:
+            self._save_prefixes(Path(folder))
         self._name = str(folder)
+
+    def _save_prefixes(self, folder: Path) -> None:
+        """Add what Sentence Transformers reads from PyLate's settings and does not write again.
+
+        Without it a second load would take the model for one that keeps outer blanks.
+        """
+        path = folder / "config_sentence_transformers.json"
+        prefixes = {f"{role}_prefix": text for role, text in self._inserted_prefixes.items()}
+        # named, because a prefix without it would turn query expansion on
+        expansion = {"query_expansion": self.model[0].query_expansion}
+        write_json(path, {**read_json(path), **prefixes, **expansion})
 
     def _encode(self, texts: list[str], *, is_query: bool) -> list[NDArray[np.float32]]:
         role = "query" if is_query else "document"

@@ -111,6 +111,19 @@ def test_pylate_and_sentence_transformers_share_a_fingerprint(
     assert encoder.reference.fingerprint == reference.fingerprint
 
 
+def test_saved_again_it_still_gives_pylates_vectors(
+    reference: Reference, encoder: MultiVectorEncoder, tmp_path: Path
+) -> None:
+    MultiVectorEncoder(encoder.model).save(tmp_path / "once")
+    MultiVectorEncoder.load(tmp_path / "once", device="cpu").save(tmp_path / "twice")
+    reloaded = MultiVectorEncoder.load(tmp_path / "twice", device="cpu")
+    queries = list(reloaded.encode_queries(reference.queries))
+    documents = list(reloaded.encode_documents(reference.documents))
+    assert_same(queries, reference.query_vectors, reference.queries)
+    assert_same(documents, reference.document_vectors, reference.documents)
+    assert reloaded.reference.fingerprint == reference.fingerprint
+
+
 def test_fingerprints_of_different_checkpoints_differ(references: Path) -> None:
     fingerprints = {read_reference(references / name).fingerprint for name in VARIANTS}
     assert len(fingerprints) == len(VARIANTS)
