@@ -26,7 +26,7 @@ def find_jsonl(folder: Path, stem: str) -> Path | None:
     return None
 
 
-def read_corpus(path: Path, bad_lines: BadLines | None = None) -> Iterator[Document]:
+def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator[Document]:
     """Stream the documents of `path`; empty ones are kept, and counted in one warning at the end.
 
     Args:
@@ -39,6 +39,7 @@ def read_corpus(path: Path, bad_lines: BadLines | None = None) -> Iterator[Docum
         DuplicateIdError: an id comes twice.
     """
     bad_lines = bad_lines or BadLines()
+    path = Path(path)
     if path.is_dir():
         corpus = find_jsonl(path, "corpus")
         documents = read_documents(corpus, bad_lines) if corpus else read_files(path)
@@ -164,4 +165,4 @@ def _count_empty(documents: Iterable[Document], path: Path) -> Iterator[Document
         empty += not document.contents
         yield document
     if empty:
-        logger.warning("%s: %d documents are empty; they are encoded all the same", path, empty)
+        logger.warning("%s: empty documents: %d (kept, and encoded all the same)", path, empty)

@@ -63,7 +63,7 @@ def choose_kind(kind: IndexKind | None, model: ModelReference | None) -> str:
     """
     if model is None:
         if kind not in (None, "bm25"):
-            raise ConfigError(f"a {kind} index needs a model: name one with --model")
+            raise ConfigError(f"an index of kind {kind} needs a model: name one with --model")
         return "lexical"
     own, other = ("plaid", "faiss") if model.is_multi_vector else ("faiss", "plaid")
     if kind == "bm25":

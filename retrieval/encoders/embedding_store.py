@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -49,12 +49,13 @@ class Shard(NamedTuple):
 class EmbeddingStore:
     """The shards of a folder, in the order of the corpus; can be gone through many times."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         """Open a complete store.
 
         Raises:
             IndexFilesError: no store there, or one that was not written to its end.
         """
+        folder = Path(folder)
         self.folder = folder
         if not (folder / _SETTINGS).is_file():
             raise IndexFilesError(f"{folder}: no embeddings here (no file {_SETTINGS})")
@@ -76,7 +77,7 @@ class EmbeddingStore:
             vectors: Any = arrays["vectors"]
             if self.model.is_multi_vector:
                 offsets = arrays["offsets"]
-                vectors = [vectors[start:end] for start, end in zip(offsets, offsets[1:])]
+                vectors = [vectors[start:end] for start, end in pairwise(offsets)]
             yield Shard(documents, vectors)
 
 
@@ -86,7 +87,7 @@ def is_embedding_store(folder: Path) -> bool:
 
 
 def write_embeddings(
-    folder: Path,
+    folder: str | Path,
     documents: Iterable[Document],
     encoder: Encoder,
     settings: StoreSettings | None = None,
@@ -107,6 +108,7 @@ def write_embeddings(
         InputError: `folder` was begun with other settings or another corpus.
         EmbeddingError: an embedding is NaN or infinite; the document is named.
     """
+    folder = Path(folder)
     settings = settings or StoreSettings()
     model = encoder.reference
     header = {

@@ -43,7 +43,7 @@ class Retriever:
         self.encoder = encoder
 
     @classmethod
-    def open(cls, folder: Path, *, encoder: Encoder | None = None) -> Self:
+    def open(cls, folder: str | Path, *, encoder: Encoder | None = None) -> Self:
         """Open an index, and load the model that filled it unless `encoder` is given.
 
         Raises:
@@ -51,6 +51,7 @@ class Retriever:
             CheckpointError: the model that the index names is not where it was.
             ModelMismatchError: the encoder is another one than filled the index.
         """
+        folder = Path(folder)
         index = open_index(folder)
         if encoder is None and index.model is not None:
             from retrieval.encoders.loading import load_encoder
@@ -84,7 +85,7 @@ class Retriever:
 
 
 def build_index(
-    folder: Path,
+    folder: str | Path,
     documents: Iterable[Document] | EmbeddingStore,
     *,
     kind: str,
@@ -110,6 +111,7 @@ def build_index(
         IndexFilesError: `folder` holds an index and `overwrite` is False.
         InputError: no encoder for an index of vectors, or no documents at all.
     """
+    folder = Path(folder)
     if (folder / "CURRENT").exists() and not overwrite:
         raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
     index = index_class(kind)
