@@ -16,7 +16,6 @@ from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from retrieval.errors import InputError, RetrievalError
 
@@ -151,18 +150,31 @@ def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str,
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as one safetensors file, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
-        save_file(contiguous, temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    """Write arrays as one safetensors file, atomically, without a second copy in memory.
+
+    Raises:
+        RetrievalError: a dtype that is not supported.
+
+    Source: the format's header, https://github.com/huggingface/safetensors#format.
+    """
+    names = {np.dtype(dtype): name for name, dtype in _SAFETENSORS_DTYPES.items()}
+    header: dict[str, Any] = {}
+    # Wide types first: every array then starts at a multiple of its item's size.
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    begin = 0
+    for name, array in ordered:
+        if array.dtype not in names:
+            raise RetrievalError(f"{path}: {name} has the unsupported dtype {array.dtype}")
+        end = begin + array.nbytes
+        dtype = names[array.dtype]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [begin, end]}
+        begin = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with atomic_write(path) as stream:
+        stream.write(struct.pack("<Q", len(encoded)) + encoded)
+        for _, array in ordered:
+            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from retrieval.errors import ShapeError
 from retrieval.files import map_arrays, save_arrays
 from retrieval.indexing.index import Index, Ranking, top_k
+from retrieval.indexing.ragged import RaggedRows
 from retrieval.indexing.vectors import (
     check_multi_queries,
     check_multi_vectors,
@@ -34,7 +35,8 @@ class ExactIndex(Index[Any]):
     """Scores every document: (N, D) vectors by dot product, N arrays (tokens, D) by MaxSim.
 
     All rows live in one array of vectors; a multi-vector document is a run of its rows, a
-    single-vector one is a run of one.
+    single-vector one is a run of one. A document without tokens is never found, and a query
+    without tokens finds nothing.
     """
 
     kind = "exact"
@@ -42,12 +44,9 @@ class ExactIndex(Index[Any]):
 
     def __init__(self, settings: ExactSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
-        self._vectors: NDArray[Any] = np.empty((0, 0), self.settings.dtype)
-        self._offsets: NDArray[np.int64] = np.zeros(1, np.int64)
+        self._rows = RaggedRows()
         self._is_multi_vector: bool | None = None
         self._width: int | None = None
-        self._added: list[NDArray[Any]] = []
-        self._added_lengths: list[NDArray[np.int64]] = []
 
     def _append(self, ids: Sequence[str], items: Any) -> None:
         is_multi_vector = not isinstance(items, np.ndarray) or items.ndim == 3
@@ -60,11 +59,9 @@ class ExactIndex(Index[Any]):
         else:
             rows, lengths = check_vectors(ids, items, self._width, dtype), [1] * len(items)
         self._is_multi_vector, self._width = is_multi_vector, rows.shape[1]
-        self._added.append(rows)
-        self._added_lengths.append(np.array(lengths, np.int64))
+        self._rows.append(lengths, vectors=rows)
 
     def _search(self, queries: Any, k: int, mask: NDArray[np.bool_] | None) -> Iterator[Ranking]:
-        self._merge()
         assert self._width is not None
         score = self._maxsim if self._is_multi_vector else self._dot
         for row in score(queries, self._width):
@@ -77,46 +74,43 @@ class ExactIndex(Index[Any]):
 
     def _maxsim(self, queries: Any, width: int) -> NDArray[np.float32]:
         checked = check_multi_queries(queries, width)
-        scores = np.full((len(checked), len(self._offsets) - 1), -np.inf, np.float32)
+        offsets = self._rows.offsets
+        scores = np.full((len(checked), len(offsets) - 1), -np.inf, np.float32)
         for documents, chunk in self._chunks():
-            starts = self._offsets[documents[:-1]] - self._offsets[documents[0]]
-            filled = np.diff(self._offsets[documents]) > 0
+            starts = offsets[documents[:-1]] - offsets[documents[0]]
+            filled = np.diff(offsets[documents]) > 0
             if not filled.any():
                 continue
             targets = documents[:-1][filled]
             for row, query in enumerate(checked):
-                best = np.maximum.reduceat(query @ chunk.T, starts[filled], axis=1)
-                scores[row, targets] = best.sum(axis=0)
+                if len(query):
+                    best = np.maximum.reduceat(query @ chunk.T, starts[filled], axis=1)
+                    scores[row, targets] = best.sum(axis=0)
         return scores
 
     def _chunks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield (document boundaries, float32 rows) of about 65,536 rows each."""
+        vectors, offsets = self._rows["vectors"], self._rows.offsets
         first = 0
-        while first < len(self._offsets) - 1:
-            limit = self._offsets[first] + _CHUNK_TOKENS
-            last = max(first + 1, int(np.searchsorted(self._offsets, limit, "right")) - 1)
-            rows = self._vectors[self._offsets[first] : self._offsets[last]]
-            yield np.arange(first, last + 1), rows.astype(np.float32)
+        while first < len(offsets) - 1:
+            limit = offsets[first] + _CHUNK_TOKENS
+            last = max(first + 1, int(np.searchsorted(offsets, limit, "right")) - 1)
+            yield (
+                np.arange(first, last + 1),
+                vectors[offsets[first] : offsets[last]].astype(np.float32),
+            )
             first = last
 
-    def _merge(self) -> None:
-        """Join the added rows to the others, once for many calls of `add`."""
-        if self._added:
-            parts = [self._vectors] if len(self._vectors) else []
-            self._vectors = np.concatenate([*parts, *self._added])
-            ends = self._offsets[-1] + np.cumsum(np.concatenate(self._added_lengths))
-            self._offsets = np.concatenate([self._offsets, ends])
-            self._added, self._added_lengths = [], []
-
     def _write(self, version: Path) -> None:
-        self._merge()
-        arrays = {"vectors": self._vectors, "offsets": self._offsets}
         flag = np.array([bool(self._is_multi_vector)])
-        save_arrays(version / "vectors.safetensors", {**arrays, "is_multi_vector": flag})
+        save_arrays(
+            version / "vectors.safetensors", {**self._rows.arrays(), "is_multi_vector": flag}
+        )
 
     def _read(self, version: Path) -> None:
         arrays = map_arrays(version / "vectors.safetensors")
-        self._vectors, self._offsets = arrays["vectors"], arrays["offsets"]
+        is_multi_vector = bool(arrays.pop("is_multi_vector")[0])
+        self._rows = RaggedRows.from_arrays(arrays)
         if len(self._ids):
-            self._is_multi_vector = bool(arrays["is_multi_vector"][0])
-            self._width = self._vectors.shape[1]
+            self._is_multi_vector = is_multi_vector
+            self._width = self._rows["vectors"].shape[1]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from retrieval.errors import ConfigError, InputError
 from retrieval.files import atomic_write, map_arrays, read_json, save_arrays
 from retrieval.indexing.index import Index, Ranking, top_k
+from retrieval.indexing.ragged import RaggedRows
 
 _WORD = re.compile(r"\b\w\w+\b")
 _STOP_WORDS: dict[str, Sequence[str]] = {
@@ -138,14 +139,14 @@ class LexicalIndex(Index[Sequence[str]]):
     def __init__(self, settings: LexicalSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._tokenizer = Tokenizer(self.settings)
-        self._terms: NDArray[np.int32] = np.empty(0, np.int32)
-        self._offsets: NDArray[np.int64] = np.zeros(1, np.int64)
-        self._added: list[list[int]] = []
+        self._rows = RaggedRows()
         self._weights: _Weights | None = None
 
     def _append(self, ids: Sequence[str], items: Sequence[str]) -> None:
         _check_texts(items)
-        self._added.extend(self._tokenizer.learn(text) for text in items)
+        numbers = [self._tokenizer.learn(text) for text in items]
+        flat = np.array([number for each in numbers for number in each], np.int32)
+        self._rows.append([len(each) for each in numbers], terms=flat)
         self._weights = None
 
     def _forget(self) -> None:
@@ -173,14 +174,13 @@ class LexicalIndex(Index[Sequence[str]]):
         return np.where(matches, scores + absent, np.float32(-np.inf))
 
     def _current_weights(self) -> _Weights:
-        self._merge()
         if self._weights is None:
             self._weights = self._compute_weights()
         return self._weights
 
     def _compute_weights(self) -> _Weights:
         live = np.flatnonzero(self._live_positions())
-        rows = _Rows(self._terms, self._offsets, live)
+        rows = _Rows(self._rows, live)
         count = len(self._tokenizer.terms)
         settings = self.settings
         model = bm25s.BM25(
@@ -202,26 +202,15 @@ class LexicalIndex(Index[Sequence[str]]):
             absent=np.zeros(count, np.float32) if absent is None else absent.astype(np.float32),
         )
 
-    def _merge(self) -> None:
-        if self._added:
-            lengths = [len(each) for each in self._added]
-            flat = np.fromiter((term for each in self._added for term in each), np.int32)
-            self._terms = np.concatenate([self._terms, flat])
-            ends = self._offsets[-1] + np.cumsum(lengths)
-            self._offsets = np.concatenate([self._offsets, ends])
-            self._added = []
-
     def _write(self, version: Path) -> None:
-        arrays = self._current_weights()._asdict()
-        arrays |= {"terms": self._terms, "offsets": self._offsets}
-        save_arrays(version / "weights.safetensors", arrays)
+        save_arrays(version / "terms.safetensors", self._rows.arrays())
+        save_arrays(version / "weights.safetensors", self._current_weights()._asdict())
         with atomic_write(version / "vocabulary.json") as stream:
             stream.write(json.dumps(list(self._tokenizer.terms), ensure_ascii=False).encode())
 
     def _read(self, version: Path) -> None:
-        arrays = map_arrays(version / "weights.safetensors")
-        self._terms, self._offsets = arrays.pop("terms"), arrays.pop("offsets")
-        self._weights = _Weights(**arrays)
+        self._rows = RaggedRows.from_arrays(map_arrays(version / "terms.safetensors"))
+        self._weights = _Weights(**map_arrays(version / "weights.safetensors"))
         self._tokenizer = Tokenizer(self.settings, read_json(version / "vocabulary.json"))
 
 
@@ -235,11 +224,9 @@ def _check_texts(texts: Sequence[str]) -> None:
 class _Rows(Sequence[list[int]]):
     """The terms of some documents, one list at a time: millions of lists would not fit."""
 
-    def __init__(
-        self, terms: NDArray[np.int32], offsets: NDArray[np.int64], documents: NDArray[np.int64]
-    ) -> None:
-        self._terms = terms
-        self._starts, self._ends = offsets[:-1][documents], offsets[1:][documents]
+    def __init__(self, rows: RaggedRows, documents: NDArray[np.int64]) -> None:
+        self._starts, self._ends = rows.offsets[:-1][documents], rows.offsets[1:][documents]
+        self._terms = rows["terms"] if self.has_terms() else np.empty(0, np.int32)
 
     def __len__(self) -> int:
         return len(self._starts)
