@@ -1,0 +1,141 @@
+"""Tokens as a centroid's number and a few bits for each component of the residual.
+
+Legend: T tokens, K centroids, D width, P bytes of a token's residual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_LLOYD_ROUNDS = 20
+_FITTED_VALUES = 1 << 20
+_CHUNK = 1 << 14
+
+
+class EncodedTokens(NamedTuple):
+    """T tokens as an index stores them."""
+
+    codes: NDArray[np.integer]
+    """(T,) numbers of centroids: uint16 where that is enough, else int32."""
+    residuals: NDArray[np.uint8]
+    """(T, P) the values' numbers of D components, the first one in the lowest bits."""
+    scales: Floats
+    """(T,) the token's length over that of centroid plus residual; 0 for a zero vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualCodec:
+    """Rounds the difference between a token and its centroid to 2**bits values.
+
+    The values are shared by all components. They start as the means of equally filled buckets and
+    are moved by Lloyd's algorithm, which cuts the squared error at 4 bits from 3.9 % of the
+    residual's to 1.5 % (SciFact, MiniLM's token states).
+
+    Attributes:
+        centroids: (K, D) float32 that float16 holds exactly, which is how they are saved.
+        values: (2**bits,) float32, ascending.
+
+    Source: Santhanam et al. 2022, "ColBERTv2", arXiv:2112.01488, section 3.3; Lloyd 1982, "Least
+    squares quantization in PCM".
+    """
+
+    centroids: Floats
+    values: Floats
+
+    @classmethod
+    def fit(cls, centroids: Floats, tokens: Floats, codes: NDArray[np.int64], bits: int) -> Self:
+        """Learn the values from a sample.
+
+        Args:
+            centroids: (K, D), unit length.
+            tokens: (T, D), unit length, T at least 1.
+            codes: (T,) the tokens' centroids.
+            bits: 1, 2, 4 or 8.
+        """
+        centroids = centroids.astype(np.float16).astype(np.float32)
+        every = max(1, tokens.size // _FITTED_VALUES)
+        residuals = (tokens[::every] - centroids[codes[::every]]).ravel()
+        return cls(centroids=centroids, values=_fit_values(residuals, 1 << bits))
+
+    @property
+    def bits(self) -> int:
+        """Bits of a component."""
+        return len(self.values).bit_length() - 1
+
+    @property
+    def width(self) -> int:
+        """Components of a token."""
+        width: int = self.centroids.shape[1]
+        return width
+
+    def encode(self, tokens: Floats, codes: NDArray[np.int64]) -> EncodedTokens:
+        """Encode (T, D) tokens, of any length, whose centroids are known."""
+        code_type = np.uint16 if len(self.centroids) <= 1 << 16 else np.int32
+        per_byte = 8 // self.bits
+        packed = np.empty((len(tokens), -(-self.width // per_byte)), np.uint8)
+        scales = np.zeros(len(tokens), np.float32)
+        for at in range(0, len(tokens), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            nearest = self.centroids[codes[rows]]
+            lengths = np.linalg.norm(tokens[rows], axis=1)
+            units = tokens[rows] / np.where(lengths > 0, lengths, 1)[:, None]
+            numbers = np.searchsorted(self._bounds, units - nearest).astype(np.uint8)
+            packed[rows] = _pack(numbers, self.bits)
+            rebuilt = np.linalg.norm(nearest + self.values[numbers], axis=1)
+            np.divide(lengths, rebuilt, out=scales[rows], where=rebuilt > 0)
+        return EncodedTokens(codes.astype(code_type), packed, scales)
+
+    def residuals(self, packed: NDArray[np.uint8]) -> Floats:
+        """Unpack (T, P) bytes to (T, D) residuals."""
+        # np.take of whole rows is ten times as fast as an index in brackets.
+        unpacked = np.take(self._table, packed, axis=0).reshape(len(packed), -1)
+        return unpacked[:, : self.width]
+
+    def decode(self, encoded: EncodedTokens) -> Floats:
+        """The (T, D) tokens that the codes stand for."""
+        tokens: Floats = self.centroids[encoded.codes] + self.residuals(encoded.residuals)
+        tokens *= encoded.scales[:, None]
+        return tokens
+
+    @cached_property
+    def _bounds(self) -> Floats:
+        return (self.values[1:] + self.values[:-1]) * np.float32(0.5)
+
+    @cached_property
+    def _table(self) -> Floats:
+        """(256, 8 // bits) the values that a byte stands for."""
+        shifts = np.arange(0, 8, self.bits)
+        numbers = (np.arange(256)[:, None] >> shifts) & (len(self.values) - 1)
+        table: Floats = self.values[numbers]
+        return table
+
+
+def _fit_values(residuals: Floats, count: int) -> Floats:
+    bounds: NDArray[np.float64] = np.quantile(residuals, np.arange(1, count) / count)
+    values: NDArray[np.float64] = np.quantile(residuals, (np.arange(count) + 0.5) / count)
+    for _ in range(_LLOYD_ROUNDS):
+        numbers = np.searchsorted(bounds, residuals)
+        filled = np.bincount(numbers, minlength=count)
+        sums = np.bincount(numbers, weights=residuals, minlength=count)
+        # A bucket that no residual falls into keeps its value.
+        values = np.sort(np.where(filled > 0, sums / np.maximum(filled, 1), values))
+        bounds = (values[1:] + values[:-1]) / 2
+    return values.astype(np.float32)
+
+
+def _pack(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """(T, D) numbers below 2**bits as (T, P) bytes; the last byte is filled up with zeros."""
+    per_byte = 8 // bits
+    missing = -numbers.shape[1] % per_byte
+    padded = np.pad(numbers, ((0, 0), (0, missing)))
+    packed = np.zeros((len(numbers), padded.shape[1] // per_byte), np.uint8)
+    for place in range(per_byte):
+        packed |= padded[:, place::per_byte] << np.uint8(bits * place)
+    return packed
