@@ -47,7 +47,8 @@ class Index(ABC, Generic[Items]):
 
     Attributes:
         model: the encoder that made the vectors, or None.
-        settings: the frozen dataclass that the index was built with.
+        settings: the frozen dataclass that the index was built with. What concerns searching alone
+            (`probes`, `ef_search`) can be changed: `index.settings = replace(index.settings, ...)`.
         documents: the stored documents by position; empty where none were given.
     """
 

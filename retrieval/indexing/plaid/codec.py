@@ -100,7 +100,8 @@ class ResidualCodec:
 
     def decode(self, encoded: EncodedTokens) -> Floats:
         """The (T, D) tokens that the codes stand for."""
-        tokens: Floats = self.centroids[encoded.codes] + self.residuals(encoded.residuals)
+        tokens: Floats = np.take(self.centroids, encoded.codes, axis=0)
+        tokens += self.residuals(encoded.residuals)
         tokens *= encoded.scales[:, None]
         return tokens
 

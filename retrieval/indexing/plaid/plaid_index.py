@@ -47,8 +47,8 @@ class PlaidSettings:
 
     bits: Literal[1, 2, 4, 8] = 4
     centroids: int | Literal["auto"] = "auto"
-    probes: int = 32
-    candidates: int = 256
+    probes: int = 64
+    candidates: int = 384
     sample_tokens: int = 1 << 19
     iterations: int = 4
     seed: int = 0
@@ -113,7 +113,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def _centroid_count(self, tokens: int, sampled: int) -> int:
         wanted: int | str = self.settings.centroids
         if isinstance(wanted, str):
-            return max(1, min(1 << round(math.log2(16 * math.sqrt(tokens))), sampled // 4))
+            nearest: int = 1 << round(math.log2(16 * math.sqrt(tokens)))
+            return max(1, min(nearest, sampled // 4))
         if wanted > sampled:
             raise ConfigError(
                 f"{wanted} centroids can't be learned from {sampled} tokens: ask for fewer, or "
