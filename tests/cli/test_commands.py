@@ -1,0 +1,268 @@
+"""Every subcommand, run in this process: its output, its files, its errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import retrieval
+from retrieval import MultiVectorEncoder
+from retrieval.cli.main import main
+from retrieval.evaluation import Result, read_run
+
+LINES = [
+    '{"_id": "paris", "title": "France", "text": "Paris is the capital of France."}',
+    '{"_id": "berlin", "text": "Berlin is the capital of Germany."}',
+    '{"_id": "bread", "text": "Bread is baked from flour, water and salt."}',
+]
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `retrieval ARGUMENTS` and give its exit code, stdout and stderr."""
+
+    def command(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(LINES), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "colbert"
+    MultiVectorEncoder.from_backbone(tiny_backbone, width=16).save(folder)
+    return folder
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """A BEIR folder of three documents and two judged queries."""
+    folder = tmp_path / "capitals"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("\n".join(LINES), "utf-8")
+    queries = [("q1", "capital of France"), ("q2", "flour and salt")]
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": each, "text": text}) + "\n" for each, text in queries), "utf-8"
+    )
+    judged = "query-id\tcorpus-id\tscore\nq1\tparis\t1\nq2\tbread\t1\n"
+    (folder / "qrels" / "test.tsv").write_text(judged, "utf-8")
+    return folder
+
+
+def test_without_a_model_index_and_search_are_bm25(run: Run, corpus: Path, tmp_path: Path) -> None:
+    made = run("index", corpus, "--output", tmp_path / "index")
+    assert made.code == 0
+    assert "lexical index of 3 documents" in made.out
+    found = run("search", tmp_path / "index", "capital of France", "-k", "2")
+    assert found.code == 0
+    assert found.out.index("paris") < found.out.index("berlin")
+    assert "Paris is the capital of France." in found.out
+
+
+def test_search_prints_json_for_programs(run: Run, corpus: Path, tmp_path: Path) -> None:
+    run("index", corpus, "--output", tmp_path / "index")
+    found = run("search", tmp_path / "index", "flour", "capital of Germany", "-k", "1", "--json")
+    answers = json.loads(found.out)
+    assert [answer["question"] for answer in answers] == ["flour", "capital of Germany"]
+    assert [answer["passages"][0]["id"] for answer in answers] == ["bread", "berlin"]
+    assert answers[0]["passages"][0]["text"] == "Bread is baked from flour, water and salt."
+
+
+@pytest.mark.parametrize("kind", ["plaid", "exact"])
+def test_a_multi_vector_model_indexes_and_searches(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path, kind: str
+) -> None:
+    made = run("index", corpus, "--model", colbert, "--kind", kind, "--output", tmp_path / "index")
+    assert made.code == 0, made.err
+    assert f"{kind} index of 3 documents" in made.out
+    assert not (tmp_path / "index" / "embeddings").exists()
+    found = json.loads(run("search", tmp_path / "index", "bread", "--json").out)
+    assert {each["id"] for each in found[0]["passages"]} == {"paris", "berlin", "bread"}
+
+
+def test_a_dense_model_takes_faiss_by_default_and_finds_the_capital(
+    run: Run, corpus: Path, tmp_path: Path, minilm_path: Path
+) -> None:
+    made = run("index", corpus, "--model", minilm_path, "--output", tmp_path / "index")
+    assert "faiss index of 3 documents" in made.out, made.err
+    found = json.loads(run("search", tmp_path / "index", "Which city rules France?", "--json").out)
+    assert found[0]["passages"][0]["id"] == "paris"
+
+
+def test_embeddings_are_written_once_and_indexed_without_the_model(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path
+) -> None:
+    encoded = run("encode", corpus, "--model", colbert, "--output", tmp_path / "embeddings")
+    assert "3 documents, width 16" in encoded.out
+    made = run("index", tmp_path / "embeddings", "--output", tmp_path / "index", "--set", "bits=2")
+    assert "plaid index of 3 documents" in made.out, made.err
+    facts = json.loads(run("info", tmp_path / "index", "--json").out)
+    assert facts["parameters"]["bits"] == 2
+    assert facts["model"]["name"] == str(colbert)
+    assert json.loads(run("info", tmp_path / "embeddings", "--json").out)["embeddings"] == 3
+
+
+def test_a_folder_of_files_is_indexed_by_passages(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "notes.txt").write_text("bread\n\n" + "filler " * 300 + "\n\nthe capital")
+    run("index", tmp_path / "files", "--output", tmp_path / "index")
+    found = json.loads(run("search", tmp_path / "index", "capital", "--json").out)
+    assert found[0]["passages"][0]["id"] == "notes.txt:5-5"
+
+
+@pytest.mark.parametrize("index", ["bm25", "plaid", "exact"])
+def test_eval_measures_and_keeps_what_made_the_figures(
+    run: Run, collection: Path, tmp_path: Path, colbert: Path, index: str
+) -> None:
+    model = [] if index == "bm25" else ["--model", str(colbert)]
+    done = run(
+        "eval", collection, *model, "--index", index, "-k", "10", "--metric", "nDCG@10",
+        "--metric", "recall@3", "--output", tmp_path / "kept",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    result = Result.from_json(tmp_path / "kept" / "result.json")
+    assert set(result.metrics) == {"nDCG@10", "recall@3"}
+    assert result.metrics["recall@3"] == 1
+    assert f"{result.metrics['nDCG@10']:.3f}" in done.out
+    assert set(read_run(tmp_path / "kept" / "run.trec")) == {"q1", "q2"}
+    assert run("search", tmp_path / "kept" / "index", "bread").code == 0
+
+
+def test_eval_prints_the_result_as_json(run: Run, collection: Path) -> None:
+    result = json.loads(run("eval", collection, "--index", "bm25", "--json").out)
+    assert result["metrics"]["MRR@10"] == 1
+    assert result["versions"]["modernbert-retrieval"] == retrieval.__version__
+
+
+def test_missing_judged_documents_are_reported_and_strict_fails(run: Run, collection: Path) -> None:
+    with (collection / "qrels" / "test.tsv").open("a") as stream:
+        stream.write("q1\trome\t1\n")
+    reported = run("eval", collection, "--index", "bm25")
+    assert reported.code == 0
+    assert "rome" in reported.err
+    strict = run("eval", collection, "--index", "bm25", "--strict")
+    assert strict.code == 1
+    assert "rome" in strict.err
+
+
+def test_a_malformed_line_is_named_or_skipped_and_counted(
+    run: Run, corpus: Path, tmp_path: Path
+) -> None:
+    corpus.write_text("\n".join([LINES[0], "{broken", LINES[1]]), "utf-8")
+    failed = run("index", corpus, "--output", tmp_path / "index")
+    assert failed.code == 1
+    assert failed.err.strip().startswith(f"error: {corpus}:2: not JSON")
+    assert not (tmp_path / "index").exists()
+    skipped = run("index", corpus, "--output", tmp_path / "index", "--skip-bad")
+    assert skipped.code == 0
+    assert "skipped 1 bad lines" in skipped.err
+    assert "2 documents" in skipped.out
+
+
+def test_a_duplicate_id_is_named_even_where_bad_lines_are_skipped(
+    run: Run, corpus: Path, tmp_path: Path
+) -> None:
+    corpus.write_text("\n".join([*LINES, LINES[1]]), "utf-8")
+    failed = run("index", corpus, "--output", tmp_path / "index", "--skip-bad")
+    assert failed.code == 1
+    assert f"{corpus}:4: the id 'berlin' is there twice" in failed.err
+
+
+def test_an_empty_document_is_indexed_and_counted_in_a_warning(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path
+) -> None:
+    corpus.write_text("\n".join([*LINES, '{"_id": "empty", "text": ""}']), "utf-8")
+    made = run("index", corpus, "--model", colbert, "--output", tmp_path / "index")
+    assert "4 documents" in made.out
+    assert "empty documents: 1" in made.err
+
+
+def test_an_index_asked_with_another_model_names_both(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path, tiny_backbone: Path
+) -> None:
+    other = tmp_path / "other-model"
+    MultiVectorEncoder.from_backbone(tiny_backbone, width=16, seed=1).save(other)
+    run("index", corpus, "--model", colbert, "--output", tmp_path / "index")
+    failed = run("search", tmp_path / "index", "bread", "--model", other)
+    assert failed.code == 1
+    assert str(colbert) in failed.err
+    assert "other-model" in failed.err
+
+
+def test_nothing_is_overwritten_unless_asked(run: Run, corpus: Path, tmp_path: Path) -> None:
+    run("index", corpus, "--output", tmp_path / "index")
+    failed = run("index", corpus, "--output", tmp_path / "index")
+    assert failed.code == 1
+    assert "--overwrite" in failed.err
+    assert run("index", corpus, "--output", tmp_path / "index", "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kind", "plaid"], "needs a model"),
+        (["--set", "k2=1"], "unknown key 'k2'"),
+        (["--set", "k1"], "expected key=value"),
+        (["--model", "MINILM", "--kind", "plaid"], "take faiss or exact"),
+        (["--model", "MINILM", "--kind", "bm25"], "takes no model"),
+        (["--kind", "hnsw"], "hnsw"),
+    ],
+)
+def test_bad_usage_ends_with_code_2(
+    run: Run, corpus: Path, tmp_path: Path, minilm_path: Path, arguments: list[str], message: str
+) -> None:
+    given = [str(minilm_path) if each == "MINILM" else each for each in arguments]
+    failed = run("index", corpus, "--output", tmp_path / "index", *given)
+    assert failed.code == 2
+    assert message in failed.err
+    assert "Traceback" not in failed.err
+
+
+def test_info_tells_versions_and_extras(run: Run) -> None:
+    facts = json.loads(run("info", "--json").out)
+    assert facts["modernbert-retrieval"] == retrieval.__version__
+    assert {"train", "eval"} <= set(facts["extras"])
+    assert "instruction set" in run("info").out
+
+
+def test_the_installed_command_ends_with_one_line_on_a_missing_file() -> None:
+    command = Path(sys.executable).parent / "retrieval"
+    done = subprocess.run(
+        [command, "search", "no-such-index", "question"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: no-such-index: no index here (no file CURRENT)\n"
