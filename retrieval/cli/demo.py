@@ -135,7 +135,7 @@ def train(output: Path, kind: str, dry_run: bool) -> None:
         query_expansion=False,
         skiplist=(),
     )
-    recipe = recipes.MultiVectorRecipe(model=colbert, data=data, optimizer=optimizer)
+    recipe = recipes.MultiVectorRecipe(model=colbert, data=data, optimizer=optimizer, scale=8.0)
     runs.train_multi_vector(recipe, output / kind, overwrite=True, dry_run=dry_run)
 
 

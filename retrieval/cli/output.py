@@ -22,9 +22,10 @@ def print_passages(console: Console, question: str, passages: Sequence[Passage])
         console.print("  nothing found")
     for rank, passage in enumerate(passages, start=1):
         name = passage.id if passage.title in passage.id else f"{passage.id}  {passage.title}"
-        console.print(Text.assemble(f"{rank:3}. {passage.score:8.3f}  ", (name, "cyan")))
-        shown = passage.text[:_SHOWN_CHARACTERS].splitlines()[:_SHOWN_LINES]
-        for line in shown:
+        heading = Text.assemble(f"{rank:3}. {passage.score:8.3f}  ", (name, "cyan"))
+        console.print(heading, soft_wrap=True)
+        lines = passage.text[:_SHOWN_CHARACTERS].splitlines()
+        for line in [each for each in lines if each.strip()][:_SHOWN_LINES]:
             console.print(Text(f"     {line}", "dim"), overflow="ellipsis", no_wrap=True)
     console.print()
 
