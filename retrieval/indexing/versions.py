@@ -91,13 +91,12 @@ def read_manifest(folder: Path, version: Path | None = None) -> Manifest:
     return manifest
 
 
-def check_bytes(folder: Path, name: str | None = None) -> None:
-    """Compare the SHA-256 of one file of the current version, or of all, with the manifest.
+def check_bytes(version: Path, name: str | None = None) -> None:
+    """Compare the SHA-256 of one file of a version, or of all, with the manifest.
 
     Raises:
         IndexFilesError: a file differs from what was written.
     """
-    version = current_version(folder)
     files = read_json(version / "manifest.json")["files"]
     for each in [name] if name else files:
         if sha256(version / each) != files[each]["sha256"]:
