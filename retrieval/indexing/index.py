@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -97,7 +97,7 @@ class Index(ABC, Generic[Items]):
         index = cls(settings, model=model)
         if cls._learn is not Index._learn:
             batches = list(batches) if iter(batches) is batches else batches
-            index._learn(batches)
+            index._learn(_even(batches))
         for batch in batches:
             index.add(batch.ids, batch.items, documents=batch.documents)
         index._folder = folder
@@ -180,8 +180,7 @@ class Index(ABC, Generic[Items]):
         """
         self._check_writable()
         ids = _id_list(ids)
-        if len(ids) != len(items):
-            raise InputError(f"{len(ids)} ids for {len(items)} items")
+        _check_number(ids, items)
         if documents is not None and len(documents) != len(ids):
             raise InputError(f"{len(ids)} ids for {len(documents)} documents")
         if (documents is not None) != (len(self.documents) > 0) and self._ids:
@@ -324,6 +323,18 @@ class Index(ABC, Generic[Items]):
     @abstractmethod
     def _read(self, version: Path) -> None:
         """Read what `_write` wrote."""
+
+
+def _even(batches: Iterable[Batch[Items]]) -> Iterator[Batch[Items]]:
+    """The batches, each with as many items as ids: those to learn from never pass by `add`."""
+    for batch in batches:
+        _check_number(batch.ids, batch.items)
+        yield batch
+
+
+def _check_number(ids: Sequence[str], items: Sized) -> None:
+    if len(ids) != len(items):
+        raise InputError(f"{len(ids)} ids for {len(items)} items")
 
 
 def _id_list(ids: Iterable[str]) -> list[str]:
