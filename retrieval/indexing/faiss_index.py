@@ -155,6 +155,10 @@ class FaissIndex(Index[Vectors]):
             core.hnsw.efConstruction = self.settings.ef_construction
         if isinstance(core, faiss.IndexIVF):
             trained = [core.cp, core.pq.cp] if hasattr(core, "pq") else [core.cp]
+            if hasattr(core, "do_polysemous_training"):
+                # Reorders codebooks for a search by Hamming distance that is not used here, at
+                # about five seconds for each byte of a code.
+                core.do_polysemous_training = False
             for clustering in trained:
                 clustering.seed = seed
                 # Small samples are our users' choice: FAISS would print a line for each codebook.
