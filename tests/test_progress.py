@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from retrieval.progress import track
+from retrieval.progress import Stages, track
 
 
 def slow_numbers(count: int, seconds: float) -> Iterator[int]:
@@ -83,3 +83,15 @@ def test_an_error_of_the_items_comes_through() -> None:
 
     with pytest.raises(ValueError, match="the third line"):
         list(track(failing(), "reading"))
+
+
+def test_stages_are_numbered_and_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stages(total=2)
+    stage("first")
+    stage("second [not markup]")
+    stage.finish()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[1/2] first"
+    assert lines[2] == "[2/2] second [not markup]"
+    assert lines[1].strip() == lines[3].strip() == "0.0 s"
+    assert lines[4] == "done in 0 s"
