@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,11 +119,11 @@ class BadLines:
         logger.warning("skipped %s:%d: %s", path, line, problem)
 
 
-def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Stream (line number from 1, object); blank lines are passed over.
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Stream (line number from 1, line without its end); blank lines are passed over.
 
     Raises:
-        InputError: a line is not a JSON object, and `bad_lines` does not skip.
+        InputError: no such file, not UTF-8, or a damaged gzip file.
     """
     with open_text(path) as stream:
         number = 0
@@ -132,21 +133,30 @@ def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str,
                 line = stream.readline()
             except UnicodeDecodeError as error:
                 raise InputError(f"{path}:{number}: not UTF-8 ({error})") from error
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputError(f"{path}:{number}: damaged gzip file ({error})") from error
             if not line:
                 return
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                bad_lines.report(path, number, f"not JSON ({error})")
-                continue
-            if not isinstance(value, dict):
-                bad_lines.report(path, number, f"expected an object, got {type(value).__name__}")
-                continue
-            yield number, value
+            if line.strip():
+                yield number, line.rstrip("\n")
+
+
+def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stream (line number from 1, object); blank lines are passed over.
+
+    Raises:
+        InputError: a line is not a JSON object, and `bad_lines` does not skip.
+    """
+    for number, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            bad_lines.report(path, number, f"not JSON ({error})")
+            continue
+        if not isinstance(value, dict):
+            bad_lines.report(path, number, f"expected an object, got {type(value).__name__}")
+            continue
+        yield number, value
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import DuplicateIdError, InputError
-from retrieval.evaluation.lines import read_lines
-from retrieval.files import BadLines
+from retrieval.files import BadLines, read_lines
 from retrieval.records import Judgement
 
 logger = logging.getLogger(__name__)

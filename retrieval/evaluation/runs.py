@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retrieval.errors import DuplicateIdError, InputError
-from retrieval.evaluation.lines import read_lines
-from retrieval.files import atomic_write
+from retrieval.files import atomic_write, read_lines
 from retrieval.records import Hit
 
 Run = dict[str, list[Hit]]
