@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import struct
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,20 +91,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_text(path: Path) -> IO[str]:
-    """Open UTF-8 text, gunzipped if the name ends in .gz; a byte-order mark is dropped.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    try:
-        if path.suffix == ".gz":
-            return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
-        return open(path, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-
-
 @dataclass(kw_only=True)
 class BadLines:
     """What to do with a line that can't be used: raise, or skip and count it."""
@@ -119,26 +106,33 @@ class BadLines:
         logger.warning("skipped %s:%d: %s", path, line, problem)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, bad_lines: BadLines | None = None) -> Iterator[tuple[int, str]]:
     """Stream (line number from 1, line without its end); blank lines are passed over.
 
+    A file whose name ends in .gz is gunzipped, and a byte-order mark is dropped.
+
     Raises:
-        InputError: no such file, not UTF-8, or a damaged gzip file.
+        InputError: no such file, a damaged gzip file, or a line that is not UTF-8, and `bad_lines`
+            does not skip.
     """
-    with open_text(path) as stream:
-        number = 0
-        while True:
-            number += 1
-            try:
-                line = stream.readline()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}:{number}: not UTF-8 ({error})") from error
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise InputError(f"{path}:{number}: damaged gzip file ({error})") from error
-            if not line:
-                return
-            if line.strip():
-                yield number, line.rstrip("\n")
+    number = 0
+    try:
+        # Lines are decoded one by one: a text stream decodes ahead of the line that it returns.
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            for number, encoded in enumerate(stream, 1):
+                try:
+                    line = encoded.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    if bad_lines is None:
+                        raise InputError(f"{path}:{number}: not UTF-8 ({error})") from error
+                    bad_lines.report(path, number, f"not UTF-8 ({error})")
+                    continue
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
 
 
 def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -147,7 +141,7 @@ def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str,
     Raises:
         InputError: a line is not a JSON object, and `bad_lines` does not skip.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, bad_lines):
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
@@ -202,21 +196,28 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if header_bytes > size - 8:
                 raise RetrievalError(f"{path}: truncated, the header alone is {header_bytes} bytes")
             header = json.loads(stream.read(header_bytes))
-    except (OSError, struct.error, ValueError) as error:
+            header.pop("__metadata__", None)
+            entries = [
+                (name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+                for name, entry in header.items()
+            ]
+    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RetrievalError(f"{path}: not a readable safetensors file ({error})") from error
-    header.pop("__metadata__", None)
     arrays: dict[str, NDArray[Any]] = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise RetrievalError(f"{path}: {name} has the unsupported dtype {entry['dtype']}")
-        begin, end = entry["data_offsets"]
+    for name, dtype_name, shape, begin, end in entries:
+        if dtype_name not in _SAFETENSORS_DTYPES:
+            raise RetrievalError(f"{path}: {name} has the unsupported dtype {dtype_name}")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[dtype_name])
+        if min(begin, *shape, 0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+            raise RetrievalError(
+                f"{path}: not a readable safetensors file ({name} of shape {shape} is said to be "
+                f"the bytes {begin} to {end})"
+            )
         if 8 + header_bytes + end > size:
             raise RetrievalError(f"{path}: truncated, {name} ends behind the end of the file")
-        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
-        shape = tuple(entry["shape"])
         if begin == end:
             arrays[name] = np.empty(shape, dtype)
-            continue
-        offset = 8 + header_bytes + begin
-        arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        else:
+            offset = 8 + header_bytes + begin
+            arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
     return arrays

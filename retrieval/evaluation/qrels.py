@@ -52,7 +52,7 @@ def read_qrels(path: Path, bad_lines: BadLines | None = None) -> Qrels:
 
 def _judgements(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, Judgement]]:
     width: int | None = None
-    for position, (number, line) in enumerate(read_lines(path)):
+    for position, (number, line) in enumerate(read_lines(path, bad_lines)):
         columns = line.split("\t") if "\t" in line else line.split()
         if position == 0 and not any(map(str.isdigit, columns[-1])):
             continue
