@@ -119,10 +119,11 @@ class FaissIndex(Index[Vectors]):
             return "Flat"
         if rows <= HNSW_UP_TO:
             return "HNSW32"
+        lists: int = 1 << round(math.log2(4 * math.sqrt(rows)))
         # FAISS asks for 39 vectors a list to learn from.
-        lists = min(4 * math.sqrt(rows), min(rows, self.settings.sample) / 39)
+        learnable: int = 1 << int(math.log2(min(rows, self.settings.sample) / 39))
         parts = max(part for part in range(1, max(1, width // 4) + 1) if width % part == 0)
-        return f"IVF{1 << int(math.log2(lists))},PQ{parts}"
+        return f"IVF{min(lists, learnable)},PQ{parts}"
 
     def _make(self, width: int, rows: int) -> Any:
         """An empty FAISS index.

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from retrieval.errors import ConfigError, IndexFilesError
+from retrieval.indexing import faiss_index
+from retrieval.indexing.faiss_index import FaissIndex, FaissSettings
+from retrieval.indexing.index import Batch
+from retrieval.indexing.versions import current_version
+
+Matrix = NDArray[np.float32]
+
+
+@pytest.fixture
+def vectors() -> Matrix:
+    generator = np.random.default_rng(5)
+    centres = generator.standard_normal((30, 16))
+    rows = centres[generator.integers(0, 30, 2000)] + 0.5 * generator.standard_normal((2000, 16))
+    return rows.astype(np.float32)
+
+
+@pytest.fixture
+def queries(vectors: Matrix) -> Matrix:
+    noise = np.random.default_rng(6).standard_normal((30, 16)).astype(np.float32)
+    return vectors[:30] + 0.5 * noise
+
+
+def build(folder: Path, vectors: Matrix, **settings: Any) -> FaissIndex:
+    ids = [str(row) for row in range(len(vectors))]
+    return FaissIndex.build(folder, [Batch(ids, vectors)], settings=FaissSettings(**settings))
+
+
+def inner_type(index: FaissIndex) -> str:
+    return type(faiss.downcast_index(index._faiss)).__name__
+
+
+def recall(index: FaissIndex, queries: Matrix, scores: Matrix, allowed: list[int]) -> float:
+    """The share of the true top 10 among the allowed rows; all hits must be allowed."""
+    names = [str(row) for row in allowed]
+    found = 0
+    for row, hits in enumerate(index.search(queries, 10, allowed=names)):
+        positions = [int(hit.document_id) for hit in hits]
+        assert len(positions) == min(10, len(allowed))
+        assert set(positions) <= set(allowed)
+        best = sorted(allowed, key=lambda each: -scores[row, each])[:10]
+        found += len(set(positions) & set(best))
+    return found / (len(queries) * min(10, len(allowed)))
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        ("HNSW16", 0.99),
+        ("HNSW16_SQ8", 0.95),
+        ("IVF64,Flat", 0.98),
+        ("IVF64,PQ8", 0.6),
+        ("PCA12,HNSW16", 0.7),
+        ("SQ8", 0.97),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 4, 9, 11, 300])
+def test_a_filter_of_any_width_costs_no_recall(
+    factory: str, expected: float, every: int, vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    index = build(tmp_path / "index", vectors, factory=factory)
+    allowed = list(range(0, len(vectors), every))
+    assert recall(index, queries, queries @ vectors.T, allowed) >= expected
+
+
+def test_a_narrow_filter_is_exact_however_small_the_search(
+    vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    scores = queries @ vectors.T
+    for factory, small in (("HNSW8", {"ef_search": 1}), ("IVF64,Flat", {"nprobe": 1})):
+        index = build(tmp_path / factory.partition(",")[0], vectors, factory=factory, **small)
+        assert recall(index, queries, scores, list(range(0, 2000, 20))) == 1
+        assert recall(index, queries, scores, [3, 1000]) == 1
+
+
+def test_too_few_hits_of_a_probe_are_made_up_by_a_scan(
+    vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    # One list of 64 holds some 30 rows: FAISS alone fills up with the position -1.
+    index = build(tmp_path / "index", vectors, factory="IVF64,Flat", nprobe=1)
+    best = -np.sort(-(queries @ vectors.T), axis=1)[:, :500]
+    for row, hits in enumerate(index.search(queries, 500)):
+        assert len({hit.document_id for hit in hits}) == 500
+        assert [hit.score for hit in hits] == pytest.approx(best[row].tolist(), abs=1e-4)
+
+
+def test_l2_scores_are_minus_the_squared_distance(
+    vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    distances = ((queries[:, None] - vectors[None]) ** 2).sum(axis=2)
+    for factory in ("Flat", "HNSW16"):
+        index = build(tmp_path / factory, vectors, factory=factory, metric="l2")
+        for row, hits in enumerate(index.search(queries, 3)):
+            nearest = np.argsort(distances[row])[:3]
+            assert [int(hit.document_id) for hit in hits] == nearest.tolist()
+            assert [hit.score for hit in hits] == pytest.approx(-distances[row, nearest], rel=1e-3)
+
+
+def test_the_settings_of_searching_can_be_changed(
+    vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    index = build(tmp_path / "index", vectors, factory="IVF64,Flat", nprobe=1)
+    scores, everything = queries @ vectors.T, list(range(len(vectors)))
+    narrow = recall(index, queries, scores, everything)
+    index.settings = replace(index.settings, nprobe=64)
+    assert narrow < recall(index, queries, scores, everything) == 1
+
+
+def test_the_size_decides_where_nothing_is_asked_for(
+    vectors: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inner_type(build(tmp_path / "flat", vectors)) == "IndexFlat"
+    monkeypatch.setattr(faiss_index, "FLAT_UP_TO", 1000)
+    assert inner_type(build(tmp_path / "hnsw", vectors)) == "IndexHNSWFlat"
+    monkeypatch.setattr(faiss_index, "HNSW_UP_TO", 1500)
+    large = build(tmp_path / "ivf", vectors)
+    assert inner_type(large) == "IndexIVFPQ"
+    assert large._faiss.pq.M == 4
+    # 2,000 rows are enough to learn 51 lists from, and 32 is the power of two below.
+    assert large._faiss.nlist == 32
+
+
+@pytest.mark.parametrize(
+    ("width", "rows", "expected"),
+    [
+        (384, 50_000, "Flat"),
+        (384, 50_001, "HNSW32"),
+        (384, 1_000_001, "IVF4096,PQ96"),
+        (768, 100_000_000, "IVF4096,PQ192"),
+        (30, 2_000_000, "IVF4096,PQ6"),
+        (7, 2_000_000, "IVF4096,PQ1"),
+    ],
+)
+def test_auto_follows_the_documented_thresholds(width: int, rows: int, expected: str) -> None:
+    assert FaissIndex(FaissSettings())._factory(width, rows) == expected
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF16,PQ8"])
+def test_a_changed_file_is_refused_before_faiss_reads_it(
+    factory: str, vectors: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "index", vectors, factory=factory)
+    path = current_version(tmp_path / "index") / "index.faiss"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    monkeypatch.setattr(faiss, "read_index", None)
+    with pytest.raises(IndexFilesError, match=r"index\.faiss: changed since it was written"):
+        FaissIndex.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nonsense", "nonsense"),
+        ("PQ8", "can't be searched with a filter"),
+        ("IVF16,PQ8,RFlat", "can't be searched with a filter"),
+        ("IVF16,PQ7", "multiple"),
+        ("IVF4096,Flat", "2000 vectors"),
+    ],
+)
+def test_a_factory_that_cannot_serve_is_refused(
+    factory: str, message: str, vectors: Matrix, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(tmp_path / "index", vectors, factory=factory)
+    assert not (tmp_path / "index").exists()
+
+
+def test_settings_below_one_are_refused() -> None:
+    for name in ("nprobe", "ef_search", "ef_construction", "sample"):
+        setting: dict[str, Any] = {name: 0}
+        with pytest.raises(ConfigError, match=name):
+            FaissSettings(**setting)
+
+
+def test_the_same_seed_gives_the_same_index(vectors: Matrix, tmp_path: Path) -> None:
+    paths = [
+        build(tmp_path / name, vectors, factory="IVF16,PQ8", sample=1000, seed=seed)._version
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    first, second, other = ((path or tmp_path) / "index.faiss" for path in paths)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
