@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def split_passages(text: str) -> Iterator[tuple[int, int, str]]:
     >>> list(split_passages("a\\nb\\n\\nc"))
     [(1, 4, 'a\\nb\\n\\nc')]
     """
-    lines = text.splitlines()
+    # As editors count: splitlines would also cut at form feeds and Unicode separators.
+    lines = re.split(r"\r\n|\r|\n", text)
     start, size, paragraph_start = 0, 0, 0
     for number, line in enumerate([*lines, ""]):
         if line.strip():
@@ -156,6 +158,11 @@ def _problem(record: dict[str, Any]) -> str | None:
         return f"expected a string under 'text', found the keys {sorted(record)}"
     if not isinstance(record.get("title") or "", str):
         return "expected a string under 'title'"
+    try:
+        f"{identifier}{record['text']}{record.get('title')}".encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell half of a surrogate pair, which no file and no tokenizer takes.
+        return f"not Unicode ({error})"
     return None
 
 
