@@ -25,12 +25,16 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: no such file, bad TOML or JSON, or an override without `=`.
     """
     try:
-        text = path.read_text("utf-8")
-        recipe: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = path.read_text("utf-8-sig")
+        recipe = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such recipe") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a text file ({error})") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"{path}: expected a table of settings, got {type(recipe).__name__}")
     return with_overrides(recipe, overrides)
 
 
