@@ -133,12 +133,8 @@ def commit(
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
     with _sole_writer(folder):
-        current = current_version(folder) if (folder / "CURRENT").exists() else None
-        if current != replaces and not overwrite:
-            raise IndexFilesError(
-                f"{folder}: another writer has saved since this index was opened or built: open "
-                "it again and repeat the change"
-            )
+        if not overwrite:
+            _check_current(folder, replaces)
         taken = [int(path.name) for path in versions.iterdir() if path.name.isdigit()]
         name = f"{max(taken, default=0) + 1:06d}"
         draft = versions / f".{name}.draft"
@@ -158,6 +154,15 @@ def commit(
             if path.name != name:
                 shutil.rmtree(path, ignore_errors=True)
     return versions / name
+
+
+def _check_current(folder: Path, expected: Path | None) -> None:
+    current = current_version(folder) if (folder / "CURRENT").exists() else None
+    if current != expected:
+        raise IndexFilesError(
+            f"{folder}: another writer has saved since this index was opened or built: open it "
+            "again and repeat the change"
+        )
 
 
 def _write_manifest(draft: Path, manifest: Manifest) -> None:
