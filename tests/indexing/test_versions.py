@@ -111,22 +111,28 @@ while True:
 """
 
 
-def test_a_killed_writer_leaves_a_whole_version(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_its_last_acknowledged_version(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     for attempt in range(5):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        process.stdout.readline()
+        first = process.stdout.readline()
         time.sleep(0.01 + 0.013 * attempt)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        acknowledged = int((first + process.communicate()[0]).split()[-1])
         read_manifest(folder)
         version = current_version(folder)
         check_bytes(version)
-        # Both files are of the same commit.
+        # Both files are of the last commit that was acknowledged, or of one that came to an end
+        # before it could be.
         assert (version / "a.bin").read_bytes() == (version / "b.bin").read_bytes()
+        stored = (version / "a.bin").read_bytes()[0]
+        assert stored in (acknowledged % 256, (acknowledged + 1) % 256)
+    commit(folder, MANIFEST, write_text("after"), overwrite=True)
+    assert text_of(folder) == "after"
+    assert len(list((folder / "versions").iterdir())) == 1
 
 
 def test_a_version_made_from_an_older_one_is_refused(index: Path) -> None:
