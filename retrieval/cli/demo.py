@@ -120,7 +120,7 @@ def train(output: Path, kind: str, dry_run: bool) -> None:
     backbone = str(output / "backbone")
     data = recipes.DataSettings(train=(str(output / "data" / "train.jsonl"),))
     optimizer = recipes.OptimizerSettings(
-        epochs=3, batch_size=64, mini_batch_size=None, lr=2e-3, warmup_fraction=0.1
+        epochs=2, batch_size=64, mini_batch_size=None, lr=2e-3, warmup_fraction=0.1
     )
     if kind == "dense":
         dense = recipes.DenseModelSettings(backbone=backbone, query_length=32, document_length=96)
