@@ -85,7 +85,7 @@ def write_data(output: Path) -> list[CodeFunction]:
     asked = [each for each in held_out if each.query]
     if not pairs or not asked:
         raise InputError(f"{standard_library()}: no Python sources with docstrings there")
-    collection = output / "collection"
+    collection = output / "standard-library"
     _write_lines(
         output / "data" / "train.jsonl",
         [{"query": each.query, "positive": each.code} for each in pairs],
@@ -144,7 +144,7 @@ def measure(output: Path, system: System, overwrite: bool) -> Result:
     from retrieval import evaluation
     from retrieval.indexing.retriever import build_index
 
-    collection = evaluation.read_collection(output / "collection")
+    collection = evaluation.read_collection(output / "standard-library")
     encoder = None
     if system.model:
         encoder = load_model(str(output / system.model / "model"), None, 32)
