@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -39,11 +38,7 @@ Settings = Annotated[
 
 
 def load_model(name: str, device: str | None, batch_size: int) -> DenseEncoder | MultiVectorEncoder:
-    """Load an encoder without the bars and remarks of the libraries below it.
-
-    A local folder is remembered by its absolute path, so that an index finds its model from
-    wherever it is opened.
-    """
+    """Load an encoder without the bars and remarks of the libraries below it."""
     from transformers.utils import logging as transformers_logging
 
     from retrieval.encoders.loading import load_encoder
@@ -51,7 +46,6 @@ def load_model(name: str, device: str | None, batch_size: int) -> DenseEncoder |
     quiet: Any = transformers_logging
     quiet.disable_progress_bar()
     quiet.set_verbosity_error()
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name
     return load_encoder(name, device=device, batch_size=batch_size)
 
 

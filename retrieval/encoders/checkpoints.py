@@ -42,6 +42,14 @@ def checkpoint_kind(name: str, *, revision: str | None = None) -> CheckpointKind
     return "multi_vector" if "HF_ColBERT" in (config.get("architectures") or ()) else "backbone"
 
 
+def remembered_name(name: str | Path) -> str:
+    """The name that an index keeps of its model: a local folder's absolute path, else the name.
+
+    An index finds its model again from whichever folder it is opened.
+    """
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
 def _read(name: str, filename: str, revision: str | None) -> Any:
     if Path(name).is_dir():
         path = Path(name) / filename

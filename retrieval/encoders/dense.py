@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from retrieval.encoders.checkpoints import checkpoint_kind
+from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.streaming import in_windows
 from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
@@ -60,7 +60,7 @@ class DenseEncoder:
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a multi-vector model.
         """
-        name = str(name)
+        name = remembered_name(name)
         kind = checkpoint_kind(name, revision=revision)
         if kind == "multi_vector":
             raise CheckpointError(f"{name}: a multi-vector model: load it with MultiVectorEncoder")
@@ -147,7 +147,7 @@ class DenseEncoder:
 
     @cached_property
     def reference(self) -> ModelReference:
-        """Name, fingerprint, kind and width; computed once, so train before you ask."""
+        """Name, fingerprint, kind and width; computed once, and again after `save`."""
         model: Any = self.model
         settings = {
             "kind": "dense",
@@ -180,7 +180,9 @@ class DenseEncoder:
     def save(self, folder: str | Path) -> None:
         """Write a Sentence Transformers checkpoint."""
         self.model.save_pretrained(str(folder))
-        self._name = str(folder)
+        self._name = remembered_name(folder)
+        # Asked again, the reference names this folder and knows what training changed.
+        self.__dict__.pop("reference", None)
 
     def _encode(self, encode: Any, texts: list[str]) -> NDArray[np.float32]:
         embeddings = encode(

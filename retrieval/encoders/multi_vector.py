@@ -13,7 +13,7 @@ import sentence_transformers
 import torch
 from numpy.typing import NDArray
 
-from retrieval.encoders.checkpoints import checkpoint_kind
+from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.dense import Dtype
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.streaming import in_windows
@@ -70,7 +70,7 @@ class MultiVectorEncoder:
             CheckpointError: nothing is there, or it is a plain backbone or a dense model.
             MissingExtraError: Sentence Transformers is older than 6 and PyLate is not installed.
         """
-        name = str(name)
+        name = remembered_name(name)
         kind = checkpoint_kind(name, revision=revision)
         if kind != "multi_vector":
             found = "a dense model" if kind == "dense" else "a plain backbone"
@@ -176,7 +176,7 @@ class MultiVectorEncoder:
 
     @cached_property
     def reference(self) -> ModelReference:
-        """Name, fingerprint, kind and width; computed once, so train before you ask."""
+        """Name, fingerprint, kind and width; computed once, and again after `save`."""
         settings = self._pylate_settings() if self._is_pylate else self._native_settings()
         return ModelReference(
             name=self._name,
@@ -198,7 +198,9 @@ class MultiVectorEncoder:
         self.model.save_pretrained(str(folder))
         if self._inserted_prefixes:
             self._save_prefixes(Path(folder))
-        self._name = str(folder)
+        self._name = remembered_name(folder)
+        # Asked again, the reference names this folder and knows what training changed.
+        self.__dict__.pop("reference", None)
 
     def _save_prefixes(self, folder: Path) -> None:
         """Add what Sentence Transformers reads from PyLate's settings and does not write again.

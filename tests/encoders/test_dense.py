@@ -88,6 +88,25 @@ def test_saved_and_loaded_gives_the_same_vectors_and_fingerprint(
     assert isinstance(SentenceTransformer(str(tmp_path / "model")), SentenceTransformer)
 
 
+def test_saving_renews_what_the_encoder_says_of_itself(tiny_backbone: Path, tmp_path: Path) -> None:
+    encoder = DenseEncoder.from_backbone(tiny_backbone)
+    before = encoder.reference
+    with torch.no_grad():
+        next(encoder.model.parameters()).add_(0.1)
+    encoder.save(tmp_path / "model")
+    assert encoder.reference.name == str(tmp_path / "model")
+    assert encoder.reference == DenseEncoder.load(tmp_path / "model").reference
+    assert encoder.reference.fingerprint != before.fingerprint
+
+
+def test_a_local_model_is_remembered_by_its_absolute_path(
+    tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DenseEncoder.from_backbone(tiny_backbone).save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert DenseEncoder.load("model").reference.name == str(tmp_path / "model")
+
+
 def test_the_fingerprint_knows_weights_and_settings_but_not_the_number_format(
     tiny_backbone: Path, minilm_path: Path
 ) -> None:
