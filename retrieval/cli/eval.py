@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from retrieval.cli.options import (
     AsJson,
@@ -25,6 +24,9 @@ from retrieval.cli.options import (
 from retrieval.cli.output import report_skipped
 from retrieval.errors import ConfigError
 from retrieval.files import BadLines
+
+if TYPE_CHECKING:
+    from retrieval.evaluation import Result
 
 
 def evaluate(
@@ -58,7 +60,6 @@ def evaluate(
 ) -> None:
     """Index a collection, ask its queries, and print the metrics."""
     from retrieval import evaluation
-    from retrieval.evaluation.report import results_table
     from retrieval.indexing.retriever import build_index
 
     metrics = tuple(metric) if metric else evaluation.EvaluationSettings().metrics
@@ -87,6 +88,7 @@ def evaluate(
             built,
             encoder,
             settings,
+            system=None if encoder else "BM25",
             run_path=folder / "run.trec",
             progress=True,
         )
@@ -95,4 +97,20 @@ def evaluate(
         if as_json:
             print((folder / "result.json").read_text("utf-8"), end="")
         else:
-            Console().print(results_table([result], metrics))
+            _print(result)
+
+
+def _print(result: Result) -> None:
+    from retrieval.evaluation.report import format_bytes
+
+    counts = result.counts
+    rows = {name: f"{value:.4f}" for name, value in result.metrics.items()}
+    rows["index size"] = format_bytes(result.index_bytes)
+    rows["queries/s"] = f"{result.timings.queries_per_second:,.1f}"
+    print(
+        f"{result.system} on {result.collection} ({result.split}): {counts.documents:,} documents, "
+        f"{counts.queries:,} queries"
+    )
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:{width}}  {value:>8}")

@@ -154,7 +154,7 @@ def test_eval_measures_and_keeps_what_made_the_figures(
     result = Result.from_json(tmp_path / "kept" / "result.json")
     assert set(result.metrics) == {"nDCG@10", "recall@3"}
     assert result.metrics["recall@3"] == 1
-    assert f"{result.metrics['nDCG@10']:.3f}" in done.out
+    assert f"{result.metrics['nDCG@10']:.4f}" in done.out
     assert set(read_run(tmp_path / "kept" / "run.trec")) == {"q1", "q2"}
     assert run("search", tmp_path / "kept" / "index", "bread").code == 0
 
