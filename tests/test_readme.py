@@ -14,8 +14,6 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MINUTES_ALLOWED = 6
-"""For `make demo`, on 2 cores."""
 
 
 class Snippet(NamedTuple):
@@ -91,7 +89,7 @@ def test_the_readme_runs_from_top_to_bottom(checkout: Path) -> None:
 
 
 def check_demo(checkout: Path, done: subprocess.CompletedProcess[str]) -> None:
-    """The demo wrote its table and plot, answered both questions, and kept to its time."""
+    """The demo wrote its table and plot, named the winner, and answered both questions."""
     table = (checkout / "demo/results/table.md").read_text("utf-8")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "BM25",
@@ -104,8 +102,6 @@ def check_demo(checkout: Path, done: subprocess.CompletedProcess[str]) -> None:
     assert (checkout / "demo/results/plot.png").read_bytes().startswith(b"\x89PNG")
     assert "Behind BM25" in done.stdout or "ahead of BM25" in done.stdout
     assert done.stdout.count("  5. ") == 2
-    seconds = int(re.findall(r"done in (\d+) s", done.stderr)[0])
-    assert seconds <= MINUTES_ALLOWED * 60
 
 
 def test_the_other_documents_name_make_targets_that_exist(checkout: Path) -> None:
