@@ -50,8 +50,10 @@ def demo(
     ] = False,
 ) -> None:
     """Train two small ModernBERT retrievers from nothing; index, search and measure with them."""
+    from retrieval.evaluation.metrics import load_pytrec_eval
     from retrieval.training.runs import claim_output
 
+    load_pytrec_eval()  # a missing extra is told before the training
     claim_output(output, overwrite)
     stage = Stages(total=7)
     stage("collecting the functions of the standard library")
@@ -105,7 +107,7 @@ def write_data(output: Path) -> list[CodeFunction]:
 
 
 def make_backbone(folder: Path, pairs: Sequence[CodeFunction]) -> None:
-    """A ModernBERT of 0.4 million parameters beside its embeddings, and its tokenizer."""
+    """A ModernBERT of 0.3 million parameters beside its embeddings, and its tokenizer."""
     from retrieval.backbone.scratch import BackboneSettings, create_backbone
 
     settings = BackboneSettings(hidden_size=128, intermediate_size=192, layers=2, heads=2)

@@ -60,8 +60,10 @@ def evaluate(
 ) -> None:
     """Index a collection, ask its queries, and print the metrics."""
     from retrieval import evaluation
+    from retrieval.evaluation.metrics import load_pytrec_eval
     from retrieval.indexing.retriever import build_index
 
+    load_pytrec_eval()  # a missing extra is told before hours of encoding
     metrics = tuple(metric) if metric else evaluation.EvaluationSettings().metrics
     settings = evaluation.EvaluationSettings(k=k, metrics=metrics, split=split)
     if output is not None and (output / "result.json").exists() and not overwrite:

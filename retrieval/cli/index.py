@@ -23,6 +23,7 @@ from retrieval.cli.options import (
 from retrieval.cli.output import report_skipped
 from retrieval.corpus import read_corpus
 from retrieval.files import BadLines
+from retrieval.indexing.index import check_model
 from retrieval.indexing.versions import index_bytes
 from retrieval.records import Document
 
@@ -55,6 +56,7 @@ def index(
     encoder = load_model(model, device, batch_size) if model else None
     if is_embedding_store(corpus):
         store = EmbeddingStore(corpus)
+        check_model(corpus, store.model, encoder.reference if encoder else None)
         documents: EmbeddingStore | Iterable[Document] = store
         chosen = choose_kind(kind, store.model)
     else:

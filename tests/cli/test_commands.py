@@ -133,6 +133,29 @@ def test_embeddings_are_written_once_and_indexed_without_the_model(
     assert json.loads(run("info", tmp_path / "embeddings", "--json").out)["embeddings"] == 3
 
 
+def test_embeddings_of_another_model_are_refused_and_both_are_named(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path, minilm_path: Path
+) -> None:
+    run("encode", corpus, "--model", colbert, "--output", tmp_path / "embeddings")
+    failed = run(
+        "index", tmp_path / "embeddings", "--model", minilm_path, "--output", tmp_path / "index"
+    )
+    assert failed.code == 1
+    assert str(colbert) in failed.err
+    assert str(minilm_path) in failed.err
+    assert not (tmp_path / "index").exists()
+
+
+def test_eval_tells_a_missing_extra_before_it_encodes(
+    run: Run, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytrec_eval", None)
+    failed = run("eval", collection, "--index", "bm25", "--output", tmp_path / "kept")
+    assert failed.code == 1
+    assert 'pip install "modernbert-retrieval[eval]"' in failed.err
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_folder_of_files_is_indexed_by_passages(run: Run, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "notes.txt").write_text("bread\n\n" + "filler " * 300 + "\n\nthe capital")
