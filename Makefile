@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 setup: $(READY)
 
 # torch comes first and by its exact version: that is its CPU build where one is at hand.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

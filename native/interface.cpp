@@ -1,0 +1,103 @@
+// The plain C interface: every function that Python calls, and the choice of instruction set.
+
+#include "kernels.h"
+
+#include <cstring>
+
+extern const ModernBertKernels portable_kernels;
+#if defined(__x86_64__)
+extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
+#endif
+
+namespace {
+
+struct InstructionSet {
+    const char* name;
+    bool (*is_supported)();
+    const ModernBertKernels* kernels;
+};
+
+// Best first.
+const InstructionSet SETS[] = {
+#if defined(__x86_64__)
+    {"avx512_bf16",
+     [] {
+         return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl");
+     },
+     &avx512_bf16_kernels},
+    {"avx512",
+     [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
+     &avx512_kernels},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+     &avx2_kernels},
+#endif
+    {"portable", [] { return true; }, &portable_kernels},
+};
+
+const InstructionSet* best() {
+    for (const InstructionSet& each : SETS)
+        if (each.is_supported()) return &each;
+    return nullptr;
+}
+
+const InstructionSet* current = best();
+
+}  // namespace
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+extern "C" {
+
+int retrieval_abi_version() { return 1; }
+
+// The name of instruction set `number`, or null past the last one that this processor has.
+const char* retrieval_instruction_set(int number) {
+    for (const InstructionSet& each : SETS)
+        if (each.is_supported() && number-- == 0) return each.name;
+    return nullptr;
+}
+
+const char* retrieval_current_instruction_set() { return current->name; }
+
+// Returns 0, or -1 where this processor has no such instruction set.
+int retrieval_choose_instruction_set(const char* name) {
+    for (const InstructionSet& each : SETS) {
+        if (std::strcmp(each.name, name) == 0 && each.is_supported()) {
+            current = &each;
+            return 0;
+        }
+    }
+    return -1;
+}
+
+int retrieval_max_head_width() { return MAX_HEAD_WIDTH; }
+
+// qkv: (tokens, 3, heads, head_width), rotated by nobody yet; out: (tokens, heads, head_width).
+// offsets: where each sequence starts and, at its end, the number of tokens. key_counts: how many
+// of a sequence's first tokens may be attended to, or null for all. cosines, sines: (longest
+// sequence, head_width / 2).
+void retrieval_attention(int is_bfloat16, const void* qkv, void* out, const AttentionShape* shape,
+                         const int32_t* offsets, const int32_t* key_counts, const float* cosines,
+                         const float* sines) {
+    current->kernels->attention[is_bfloat16](qkv, out, shape, offsets, key_counts, cosines, sines);
+}
+
+// Rotate the queries and keys of qkv in place, for an attention that is not ours.
+void retrieval_rotate(int is_bfloat16, void* qkv, const AttentionShape* shape,
+                      const int32_t* offsets, const float* cosines, const float* sines) {
+    current->kernels->rotate[is_bfloat16](qkv, shape, offsets, cosines, sines);
+}
+
+void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, const float* bias,
+                          void* out, int64_t tokens, int width, float epsilon) {
+    current->kernels->layer_norm[is_bfloat16](in, weight, bias, out, tokens, width, epsilon);
+}
+
+// in: (tokens, 2 * width); out: (tokens, width).
+void retrieval_geglu(int is_bfloat16, const void* in, void* out, int64_t tokens, int width) {
+    current->kernels->geglu[is_bfloat16](in, out, tokens, width);
+}
+}

@@ -1,0 +1,23 @@
+// What one instruction set offers to the C interface; index 0 of each pair is float, 1 bfloat16.
+#pragma once
+
+#include <cstdint>
+
+constexpr int MAX_HEAD_WIDTH = 256;
+
+struct AttentionShape {
+    int32_t sequences, heads, head_width;
+    int32_t window;  // keys |i - j| <= window are seen; all of them where it is negative
+    float scale;
+};
+
+struct ModernBertKernels {
+    void (*attention[2])(const void* qkv, void* out, const AttentionShape* shape,
+                         const int32_t* offsets, const int32_t* key_counts, const float* cosines,
+                         const float* sines);
+    void (*rotate[2])(void* qkv, const AttentionShape* shape, const int32_t* offsets,
+                      const float* cosines, const float* sines);
+    void (*layer_norm[2])(const void* in, const float* weight, const float* bias, void* out,
+                          int64_t tokens, int width, float epsilon);
+    void (*geglu[2])(const void* in, void* out, int64_t tokens, int width);
+};

@@ -1,0 +1,132 @@
+"""A transformers ModernBertModel over packed tokens: the model's own modules and parameters.
+
+This is the differentiable forward, for training and for any device. Inference on a processor goes
+through `cpu_inference`, which gives the same states faster.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from retrieval.backbone.attention_choice import Attention, AttentionName, attention_for, resolve
+from retrieval.backbone.cpu_inference import CpuModernBert
+from retrieval.backbone.packing import PackedBatch
+from retrieval.backbone.rotary import RotaryTables, rotate
+from retrieval.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class PackedModernBert:
+    """Runs a ModernBERT without padding.
+
+    Attributes:
+        model: the `transformers.ModernBertModel`; its parameters are used where they are, so it
+            can be trained, moved and saved as ever.
+        attention: how attention is computed; "auto" takes the fastest that the device has.
+    """
+
+    def __init__(self, model: Any, *, attention: AttentionName = "auto") -> None:
+        """Wrap a model.
+
+        Raises:
+            ConfigError: not a ModernBERT.
+        """
+        if not is_modernbert(model):
+            raise ConfigError(
+                f"{type(model).__name__} is no ModernBERT: encode with it as Sentence Transformers "
+                "does"
+            )
+        self.model = model
+        self.attention: AttentionName = attention
+        self._rotary = RotaryTables(model)
+        self._cpu: CpuModernBert | None = None
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Token states after the last norm.
+
+        Args:
+            batch: token ids on the model's device.
+
+        Returns:
+            (T, H) in the model's dtype, or in autocast's.
+
+        Raises:
+            ConfigError: `attention` names one that does not run here.
+        """
+        weight = self.model.embeddings.tok_embeddings.weight
+        if self._is_cpu_inference(weight) and CpuModernBert.takes(self.model):
+            if self._cpu is None:
+                self._cpu = CpuModernBert(self.model, self._rotary)
+            return self._cpu(batch)
+        return self._differentiable(batch)
+
+    def _is_cpu_inference(self, weight: Tensor) -> bool:
+        return (
+            weight.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and not self.model.training
+            and not torch.is_autocast_enabled("cpu")
+            and resolve(self.attention, "cpu", weight.dtype, False) == "cpu"
+        )
+
+    def _differentiable(self, batch: PackedBatch) -> Tensor:
+        model = self.model
+        config = model.config
+        dropout = config.attention_dropout if model.training else 0.0
+        x = model.embeddings(input_ids=batch.ids)
+        tables = {
+            kind: [
+                each[batch.positions][:, None]
+                for each in self._rotary(kind, batch.longest, x.device)
+            ]
+            for kind in set(config.layer_types)
+        }
+        attention: Attention | None = None
+        for layer, kind in zip(model.layers, config.layer_types, strict=True):
+            if attention is None:
+                dtype = _product_dtype(x)
+                attention = attention_for(self.attention, batch, dtype, dropout=dropout)
+            window = config.local_attention // 2 if kind == "sliding_attention" else None
+            arguments = (layer, x, attention, window, tables[kind], dropout)
+            if model.training and model.is_gradient_checkpointing:
+                x = checkpoint(_layer, *arguments, use_reentrant=False)
+            else:
+                x = _layer(*arguments)
+        states: Tensor = model.final_norm(x)
+        return states
+
+
+def is_modernbert(model: object) -> bool:
+    """Whether this is a transformers ModernBERT backbone (possibly with LoRA layers in it)."""
+    config = getattr(model, "config", None)
+    return getattr(config, "model_type", None) == "modernbert" and hasattr(model, "layers")
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _layer(
+    layer: Any,
+    x: Tensor,
+    attention: Attention,
+    window: int | None,
+    table: list[Tensor],
+    dropout: float,
+) -> Tensor:
+    attend = layer.attn
+    qkv = attend.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, attend.head_dim)
+    q, k, v = qkv.unbind(1)
+    cosines, sines = table
+    q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
+    out = attention(q, k, v, window=window, dropout=dropout).flatten(1)
+    x = x + attend.out_drop(attend.Wo(out))
+    mixed: Tensor = x + layer.mlp(layer.mlp_norm(x))
+    return mixed

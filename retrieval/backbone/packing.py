@@ -1,0 +1,145 @@
+"""Texts of different lengths as one stream of tokens: batches by token budget, offsets, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Int32s = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """Sequences laid end to end.
+
+    Attributes:
+        ids: (T,) int64 token ids.
+        lengths: (N,) tokens of each sequence, all at least 1.
+        key_lengths: (N,) how many of a sequence's first tokens others may attend to; the rest
+            only look (query expansion that is not attended to). None where all may be.
+    """
+
+    ids: Tensor
+    lengths: Int32s
+    key_lengths: Int32s | None = None
+
+    @cached_property
+    def offsets(self) -> Int32s:
+        """(N + 1,) where each sequence starts, and T."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(T,) int64 position of each token in its sequence, on the device of the ids."""
+        starts = np.repeat(self.offsets[:-1], self.lengths)
+        positions = np.arange(len(starts), dtype=np.int64) - starts
+        return torch.from_numpy(positions).to(self.ids.device, non_blocking=True)
+
+    @cached_property
+    def sequence_of(self) -> Tensor:
+        """(T,) int64 number of the sequence that each token belongs to."""
+        owners = np.repeat(np.arange(len(self.lengths), dtype=np.int64), self.lengths)
+        return torch.from_numpy(owners).to(self.ids.device, non_blocking=True)
+
+    @cached_property
+    def is_key(self) -> Tensor | None:
+        """(T,) bool, which tokens may be attended to; None where all may be."""
+        if self.key_lengths is None:
+            return None
+        limits = np.repeat(self.key_lengths, self.lengths).astype(np.int64)
+        return self.positions < torch.from_numpy(limits).to(self.ids.device, non_blocking=True)
+
+    @cached_property
+    def offsets_on_device(self) -> Tensor:
+        """The offsets as int32, on the device of the ids."""
+        return torch.from_numpy(self.offsets).to(self.ids.device, non_blocking=True)
+
+
+def pack(
+    sequences: Sequence[Sequence[int]],
+    key_lengths: Sequence[int] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> PackedBatch:
+    """Lay token ids end to end.
+
+    Args:
+        sequences: token ids of each text, at least one each.
+        key_lengths: as in `PackedBatch`.
+        device: where the ids go.
+    """
+    lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
+    flat = np.concatenate([np.asarray(each, np.int64) for each in sequences])
+    ids = torch.from_numpy(flat).to(device, non_blocking=True)
+    limits = None if key_lengths is None else np.asarray(key_lengths, np.int32)
+    return PackedBatch(ids, lengths, limits)
+
+
+def pack_padded(ids: Tensor, mask: Tensor) -> PackedBatch:
+    """Drop the padding of a right-padded batch.
+
+    Args:
+        ids: (N, L) token ids.
+        mask: (N, L), nonzero for real tokens, which come first; every row has at least one.
+    """
+    lengths = mask.sum(1, dtype=torch.int32).cpu().numpy()
+    return PackedBatch(ids[mask.bool()], lengths)
+
+
+def unpack(states: Tensor, lengths: Int32s) -> Tensor:
+    """Give every sequence a row again, filled up with zeros; differentiable.
+
+    Args:
+        states: (T, H).
+        lengths: (N,) adding up to T.
+
+    Returns:
+        (N, longest, H).
+    """
+    longest = int(lengths.max())
+    if int(lengths.min()) == longest:
+        return states.view(len(lengths), longest, states.shape[1])
+    starts = np.arange(len(lengths), dtype=np.int64) * longest
+    offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)])
+    rows = np.arange(states.shape[0]) + np.repeat(starts - offsets, lengths)
+    out = states.new_zeros(len(lengths) * longest, states.shape[1])
+    out = out.index_copy(0, torch.from_numpy(rows).to(states.device), states)
+    return out.view(len(lengths), longest, states.shape[1])
+
+
+def token_batches(lengths: Int32s, budget: int, *, parts: int = 1) -> list[NDArray[np.int64]]:
+    """Cut texts into batches of at most `budget` tokens, longest first.
+
+    Args:
+        lengths: (N,) tokens of each text.
+        budget: tokens of a batch; a longer text makes a batch of its own.
+        parts: make at least so many batches where there are as many texts, of nearly equal work.
+
+    Returns:
+        The numbers of the texts of each batch.
+
+    >>> [batch.tolist() for batch in token_batches(np.int32([3, 9, 4, 2]), budget=7)]
+    [[1], [2, 0], [3]]
+    """
+    total = int(lengths.sum(dtype=np.int64))
+    budget = max(1, min(budget, -(-total // parts)))
+    batches: list[NDArray[np.int64]] = []
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order], dtype=np.int64)
+    start = taken = 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(ends, taken + budget, side="right")))
+        batches.append(order[start:stop])
+        start, taken = stop, int(ends[stop - 1])
+    return batches

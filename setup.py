@@ -1,0 +1,86 @@
+"""Compile `native/` into one shared library that links nothing but the C library.
+
+It has a plain C interface, so one wheel serves every Python and every torch. Each instruction set
+is compiled on its own, and the library chooses among them when it is loaded. Where it can't be
+compiled the package installs without it and computes through torch and NumPy.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+]
+LINK_FLAGS = ["-static-libstdc++", "-static-libgcc"]
+if platform.system() == "Linux":
+    LINK_FLAGS.append("-Wl,--exclude-libs,ALL")  # keep the C++ runtime's names to ourselves
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+INSTRUCTION_SETS = {"portable": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS |= {
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": [*AVX512, "-mprefer-vector-width=512"],
+        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
+    }
+
+
+class BuildLibrary(build_ext):
+    """Compiles the kernels once for each instruction set and links them into one library."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Leave Python's version out of the name: the library has no Python interface."""
+        return f"{fullname.replace('.', '/')}.so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile and link."""
+        folder = Path(self.build_temp)
+        objects = self.compiler.compile(
+            ["native/interface.cpp"], output_dir=str(folder), extra_postargs=FLAGS
+        )
+        for name, flags in INSTRUCTION_SETS.items():
+            objects += self.compiler.compile(
+                ["native/modernbert.cpp"],
+                output_dir=str(folder / name),
+                macros=[("KERNELS", f"{name}_kernels")],
+                extra_postargs=[*FLAGS, *flags],
+            )
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(ext.name),
+            extra_postargs=LINK_FLAGS,
+            target_lang="c++",
+        )
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for this platform and any Python 3."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Python and ABI do not matter."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "retrieval._kernels",
+            sources=["native/interface.cpp", "native/modernbert.cpp"],
+            depends=["native/kernels.h", "native/simd.h"],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)
