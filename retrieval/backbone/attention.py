@@ -105,7 +105,7 @@ class GroupedAttention:
             queries = F.pad(batch.sequence_of, (0, fill), value=-1)
             keys = batch.sequence_of
             if batch.is_key is not None:
-                keys = keys.masked_fill(~batch.is_key, -2)
+                keys = keys.masked_fill(torch.from_numpy(~batch.is_key).to(keys.device), -2)
             keys = F.pad(keys, (window, window + fill), value=-1)
             keys_nB = torch.cat(
                 [
@@ -151,7 +151,11 @@ class VarlenAttention:
     def __init__(self, batch: PackedBatch, kernel: VarlenKernel) -> None:
         self._batch = batch
         self._kernel = kernel
-        self._keys = None if batch.is_key is None else batch.is_key.nonzero().flatten()
+        self._keys: Tensor | None = None
+        if batch.is_key is not None:
+            # On the host: asking the device which they are would wait for it.
+            numbers = torch.from_numpy(np.flatnonzero(batch.is_key))
+            self._keys = numbers.to(batch.ids.device, non_blocking=True)
         lengths = batch.lengths if batch.key_lengths is None else batch.key_lengths
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         self._key_offsets = torch.from_numpy(offsets).to(batch.ids.device, non_blocking=True)

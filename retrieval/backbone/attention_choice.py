@@ -99,7 +99,7 @@ def _reason_against(name: str, device: str, dtype: torch.dtype, has_dropout: boo
     if name == "varlen" and has_dropout:
         return "has no dropout of attention weights"
     if name == "varlen" and not _is_installed("varlen"):
-        return f"needs torch >= 2.11, found {torch.__version__}"
+        return f"needs a torch whose varlen_attn has a window (2.12 has), not {torch.__version__}"
     return None
 
 

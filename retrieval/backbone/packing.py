@@ -53,12 +53,13 @@ class PackedBatch:
         return torch.from_numpy(owners).to(self.ids.device, non_blocking=True)
 
     @cached_property
-    def is_key(self) -> Tensor | None:
-        """(T,) bool, which tokens may be attended to; None where all may be."""
+    def is_key(self) -> NDArray[np.bool_] | None:
+        """(T,) which tokens may be attended to; None where all may be."""
         if self.key_lengths is None:
             return None
-        limits = np.repeat(self.key_lengths, self.lengths).astype(np.int64)
-        return self.positions < torch.from_numpy(limits).to(self.ids.device, non_blocking=True)
+        positions = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
+        is_key: NDArray[np.bool_] = positions < np.repeat(self.key_lengths, self.lengths)
+        return is_key
 
     @cached_property
     def offsets_on_device(self) -> Tensor:

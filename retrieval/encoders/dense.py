@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from retrieval.backbone.attention_choice import AttentionName
 from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.fingerprint import fingerprint
+from retrieval.encoders.inference import BatchedInference
 from retrieval.encoders.streaming import in_windows
+from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
 from retrieval.records import ModelReference
 
@@ -24,17 +27,28 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class DenseEncoder:
     """Encodes a text as one vector.
 
+    A ModernBERT runs without padding; the vectors are those of `SentenceTransformer.encode_query`
+    and `encode_document`.
+
     Attributes:
-        model: the SentenceTransformer that does the work; change it freely before the first use.
-        batch_size: texts in a forward pass.
+        model: the SentenceTransformer that does the work.
+        batch_size: texts in a forward pass, for models that only their own library can run.
+        inference: how the others are run, and how many tokens they were given.
     """
 
     is_multi_vector = False
 
     def __init__(
-        self, model: SentenceTransformer, *, name: str | None = None, batch_size: int = 32
+        self,
+        model: SentenceTransformer,
+        *,
+        name: str | None = None,
+        batch_size: int = 32,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
     ) -> None:
         self.model = model
+        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
         self.batch_size = batch_size
         self._name = name or model.model_card_data.base_model or "SentenceTransformer"
 
@@ -47,6 +61,8 @@ class DenseEncoder:
         dtype: Dtype = "float32",
         revision: str | None = None,
         batch_size: int = 32,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
     ) -> Self:
         """Load a Sentence Transformers checkpoint.
 
@@ -55,7 +71,9 @@ class DenseEncoder:
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
             dtype: of the weights; the embeddings are float32 always.
             revision: a branch, tag or commit on the hub.
-            batch_size: texts in a forward pass.
+            batch_size: texts in a forward pass, for models that only their own library can run.
+            attention: of a ModernBERT; "auto" takes the fastest that the device has.
+            max_tokens: of a batch; None takes what suits the device.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a multi-vector model.
@@ -75,7 +93,9 @@ class DenseEncoder:
             revision=revision,
             model_kwargs={"dtype": getattr(torch, dtype)},
         )
-        return cls(model, name=name, batch_size=batch_size)
+        return cls(
+            model, name=name, batch_size=batch_size, attention=attention, max_tokens=max_tokens
+        )
 
     @classmethod
     def from_backbone(
@@ -171,11 +191,11 @@ class DenseEncoder:
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (D,) float32 embeddings of queries, in order."""
-        return in_windows(texts, lambda window: self._encode(self.model.encode_query, window))
+        return in_windows(texts, lambda window: self._begin(window, "query"))
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (D,) float32 embeddings of documents, in order."""
-        return in_windows(texts, lambda window: self._encode(self.model.encode_document, window))
+        return in_windows(texts, lambda window: self._begin(window, "document"))
 
     def save(self, folder: str | Path) -> None:
         """Write a Sentence Transformers checkpoint."""
@@ -184,7 +204,30 @@ class DenseEncoder:
         # Asked again, the reference names this folder and knows what training changed.
         self.__dict__.pop("reference", None)
 
-    def _encode(self, encode: Any, texts: list[str]) -> NDArray[np.float32]:
+    def _begin(self, texts: list[str], role: Role) -> Callable[[], NDArray[np.float32]]:
+        prompt = self._prompt(role)
+        if not self.inference.can_do(prompt, role):
+            return lambda: self._by_sentence_transformers(texts, role)
+        batches = self.inference.begin(texts, prompt=prompt, role=role)
+
+        def finish() -> NDArray[np.float32]:
+            embeddings = np.empty((len(texts), self.width), np.float32)
+            for numbers, features, _ in batches():
+                embeddings[numbers] = features["sentence_embedding"][:, : self.width].float()
+            return embeddings
+
+        return finish
+
+    def _prompt(self, role: Role) -> str:
+        """The prompt that `encode_query` or `encode_document` would choose."""
+        model: Any = self.model
+        names = ("query",) if role == "query" else ("document", "passage", "corpus")
+        name = next((each for each in names if each in model.prompts), model.default_prompt_name)
+        return model.prompts.get(name) or "" if name else ""
+
+    def _by_sentence_transformers(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+        model: Any = self.model
+        encode = model.encode_query if role == "query" else model.encode_document
         embeddings = encode(
             texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
         )

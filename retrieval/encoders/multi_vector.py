@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,10 +13,13 @@ import sentence_transformers
 import torch
 from numpy.typing import NDArray
 
+from retrieval.backbone.attention_choice import AttentionName
 from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.dense import Dtype
 from retrieval.encoders.fingerprint import fingerprint
+from retrieval.encoders.inference import BatchedInference, token_vectors
 from retrieval.encoders.streaming import in_windows
+from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, MissingExtraError, MissingNativeError
 from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
@@ -33,13 +36,23 @@ class MultiVectorEncoder:
     Attributes:
         model: the `sentence_transformers.MultiVectorEncoder` or `pylate.models.ColBERT` that does
             the work.
-        batch_size: texts in a forward pass.
+        batch_size: texts in a forward pass, for models that only their own library can run.
+        inference: how the others are run, and how many tokens they were given.
     """
 
     is_multi_vector = True
 
-    def __init__(self, model: Any, *, name: str | None = None, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        batch_size: int = 32,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
+    ) -> None:
         self.model = model
+        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
         self.batch_size = batch_size
         self._is_pylate = hasattr(model, "do_query_expansion")
         # Set by Sentence Transformers for PyLate and Stanford checkpoints only.
@@ -56,6 +69,8 @@ class MultiVectorEncoder:
         dtype: Dtype = "float32",
         revision: str | None = None,
         batch_size: int = 32,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
     ) -> Self:
         """Load a Sentence Transformers, PyLate or Stanford ColBERT checkpoint.
 
@@ -64,7 +79,9 @@ class MultiVectorEncoder:
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
             dtype: of the weights; the embeddings are float32 always.
             revision: a branch, tag or commit on the hub.
-            batch_size: texts in a forward pass.
+            batch_size: texts in a forward pass, for models that only their own library can run.
+            attention: of a ModernBERT; "auto" takes the fastest that the device has.
+            max_tokens: of a batch; None takes what suits the device.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a dense model.
@@ -84,7 +101,9 @@ class MultiVectorEncoder:
             revision=revision,
             model_kwargs={"dtype": getattr(torch, dtype)},
         )
-        encoder = cls(model, name=name, batch_size=batch_size)
+        encoder = cls(
+            model, name=name, batch_size=batch_size, attention=attention, max_tokens=max_tokens
+        )
         if encoder._inserted_prefixes and model[0].document_length is None:
             model[0].document_length = 180  # PyLate's default, where the checkpoint names none
         return encoder
@@ -187,11 +206,11 @@ class MultiVectorEncoder:
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (tokens, D) float32 embeddings of queries, in order."""
-        return in_windows(texts, lambda window: self._encode(window, is_query=True))
+        return in_windows(texts, lambda window: self._begin(window, "query"))
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (tokens, D) float32 embeddings of documents, in order; skipped tokens are out."""
-        return in_windows(texts, lambda window: self._encode(window, is_query=False))
+        return in_windows(texts, lambda window: self._begin(window, "document"))
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint in the format of the wrapped model's library."""
@@ -213,24 +232,42 @@ class MultiVectorEncoder:
         expansion = {"query_expansion": self.model[0].query_expansion}
         write_json(path, {**read_json(path), **prefixes, **expansion})
 
-    def _encode(self, texts: list[str], *, is_query: bool) -> list[NDArray[np.float32]]:
-        role = "query" if is_query else "document"
-        prompt = self.model.prompts.get(role) or ""
-        options: dict[str, Any] = {"batch_size": self.batch_size, "show_progress_bar": False}
+    def _begin(self, texts: list[str], role: Role) -> Callable[[], list[NDArray[np.float32]]]:
         if self._is_pylate:
-            prompt_name = role if prompt else None
-            embeddings = self.model.encode(
-                texts, is_query=is_query, prompt_name=prompt_name, **options
-            )
-        else:
-            if self._inserted_prefixes:
-                # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
-                # Sentence Transformers 6 keeps them, and they would be tokens.
-                prefix = self._inserted_prefixes.get(role, "")
-                texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
-                options["prompt"] = prefix
-            encode = self.model.encode_query if is_query else self.model.encode_document
-            embeddings = encode(texts, convert_to_numpy=True, **options)
+            return lambda: self._by_pylate(texts, role)
+        prompt = self.model.prompts.get(role) or ""
+        if self._inserted_prefixes:
+            # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
+            # Sentence Transformers 6 keeps them, and they would be tokens.
+            prefix = self._inserted_prefixes.get(role, "")
+            texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
+            prompt = prefix
+        if not self.inference.can_do(prompt, role):
+            return lambda: self._by_sentence_transformers(texts, prompt, role)
+        batches = self.inference.begin(texts, prompt=prompt, role=role)
+        return lambda: token_vectors(batches(), len(texts))
+
+    def _by_pylate(self, texts: list[str], role: Role) -> list[NDArray[np.float32]]:
+        embeddings = self.model.encode(
+            texts,
+            is_query=role == "query",
+            prompt_name=role if self.model.prompts.get(role) else None,
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+        )
+        return [np.asarray(each, dtype=np.float32) for each in embeddings]
+
+    def _by_sentence_transformers(
+        self, texts: list[str], prompt: str, role: Role
+    ) -> list[NDArray[np.float32]]:
+        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        embeddings = encode(
+            texts,
+            prompt=prompt,
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
         return [np.asarray(each, dtype=np.float32) for each in embeddings]
 
     def _native_settings(self) -> dict[str, Any]:

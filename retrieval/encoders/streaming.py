@@ -15,14 +15,21 @@ WINDOW_TEXTS = 2048
 
 
 def in_windows(
-    texts: Iterable[str], encode: Callable[[list[str]], Iterable[Vectors]]
+    texts: Iterable[str], begin: Callable[[list[str]], Callable[[], Iterable[Vectors]]]
 ) -> Iterator[Vectors]:
     """Yield one embedding a text, in order.
 
     Args:
         texts: any number of texts.
-        encode: gives the embeddings of up to 2,048 texts.
+        begin: starts to encode up to 2,048 texts and returns what gives their embeddings. The
+            next window is begun before the embeddings of this one are asked for.
     """
     iterator = iter(texts)
+    begun: Callable[[], Iterable[Vectors]] | None = None
     while window := list(islice(iterator, WINDOW_TEXTS)):
-        yield from encode(window)
+        started = begin(window)
+        if begun is not None:
+            yield from begun()
+        begun = started
+    if begun is not None:
+        yield from begun()
