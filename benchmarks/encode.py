@@ -5,10 +5,13 @@
     python benchmarks/encode.py --device cuda --workload base/fixed512 --workload base/variable512 \
         --workload base/fixed8192 --workload base/variable8192 --texts 8192
     python benchmarks/encode.py --sweep
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+        python benchmarks/encode.py --instruction-set avx2 --skip bfloat16 --skip int8
 
 All systems run in this process, one after the other in every round. Sentence Transformers gets the
 batch size that is best for it, found first. A ratio is printed only where the vectors agree. The
-rate of matrix products is measured in the same rounds with the products of the model's own layers.
+rate of matrix products is measured in the same rounds with the bfloat16 products of the model's own
+layers. int8 is ours alone; it is compared with the peer's bfloat16.
 Without options: the six headline figures, some 20 minutes on two processor cores.
 """
 
@@ -34,6 +37,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 from workloads import (
     SHAPES,
     ShapeName,
@@ -45,6 +49,7 @@ from workloads import (
 
 from retrieval import DenseEncoder, native
 from retrieval.backbone.attention_choice import resolve
+from retrieval.backbone.int8 import has_fast_int8
 
 HEADLINES = ("17m/passages", "17m/long", "base/passages", "base/long", "base/fixed512")
 # Texts of one timed run, so that it takes some seconds on two cores.
@@ -81,6 +86,9 @@ def main() -> None:
     """Run the workloads, print a table each and the headline figures."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    if arguments.instruction_set:
+        native.choose_instruction_set(arguments.instruction_set)
+    transformers_logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     results = []
     for name in arguments.workload:
@@ -91,7 +99,9 @@ def main() -> None:
         "benchmark": "encode",
         "commit": _commit(),
         "hardware": _hardware(arguments.device),
-        "versions": {each: version(each) for each in ("torch", "transformers", "sentence-transformers")},
+        "versions": {
+            each: version(each) for each in ("torch", "transformers", "sentence-transformers")
+        },
         "seed": arguments.seed,
         "threads": arguments.threads,
         "results": results,
@@ -119,13 +129,15 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         if system.batch_size is not None:
             system.batch_size = _best_batch_size(system, texts)
         system.encode(texts[: len(texts) // 4 + 1])
-    operations = float(2 * shape.linear_weights * lengths.sum() + shape.attention_operations(lengths))
+    operations = float(
+        2 * shape.linear_weights * lengths.sum() + shape.attention_operations(lengths)
+    )
     rates, vectors = [], {}
     for _ in range(arguments.repeats):
         rates.append(_product_rate(shape_name, arguments))
         for system in systems:
             vectors[system.name] = _timed(system, texts)
-    reference = vectors["ST float32"] if "ST float32" in vectors else vectors["ST bfloat16"]
+    reference = vectors[systems[0].name]
     rows = []
     for system in systems:
         seconds = median(system.seconds)
@@ -143,14 +155,14 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 "equal": bool(cosines.min() >= MIN_COSINE[system.dtype]),
             }
         )
-    best = next((each.batch_size for each in systems if each.name == "ST bfloat16"), 1)
+    peers = [each for each in systems if each.name.startswith("ST")]
     return {
         "workload": name,
         "texts": count,
         "tokens": int(lengths.sum()),
         "longest": int(lengths.max()),
         "mean": float(lengths.mean()),
-        "st_padding": _padding(texts, lengths, best or 1),
+        "st_padding": _padding(texts, lengths, peers[-1].batch_size or 1),
         "bf16_gflops": median(rates) / 1e9,
         "rows": rows,
     }
@@ -160,7 +172,7 @@ def _systems(folder: str, arguments: argparse.Namespace) -> list[Any]:
     systems = []
     device = arguments.device
     for dtype in ("float32", "bfloat16"):
-        if dtype == "float32" and arguments.skip_fp32:
+        if dtype in arguments.skip:
             continue
         options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
         if device == "cuda" and dtype == "bfloat16" and arguments.st_attention:
@@ -171,6 +183,9 @@ def _systems(folder: str, arguments: argparse.Namespace) -> list[Any]:
         system.tokenizer = model.tokenizer  # type: ignore[attr-defined]
         encoder = DenseEncoder.load(folder, device=device, dtype=dtype)  # type: ignore[arg-type]
         systems += [system, System(f"ours {dtype}", dtype, _by_ours(encoder))]
+    if "int8" not in arguments.skip and device == "cpu" and has_fast_int8():
+        encoder = DenseEncoder.load(folder, device=device, dtype="int8")
+        systems.append(System("ours int8", "int8", _by_ours(encoder)))
     return systems
 
 
@@ -292,7 +307,8 @@ def _padding(texts: list[str], lengths: NDArray[np.int64], batch_size: int) -> f
     """Padded over real tokens where texts are sorted by characters, as the peer sorts them."""
     order = np.argsort([-len(text) for text in texts], kind="stable")
     padded = sum(
-        int(lengths[order[start : start + batch_size]].max()) * len(order[start : start + batch_size])
+        int(lengths[order[start : start + batch_size]].max())
+        * len(order[start : start + batch_size])
         for start in range(0, len(order), batch_size)
     )
     return padded / int(lengths.sum())
@@ -304,7 +320,7 @@ def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), SHAPES["17m"], seed=arguments.seed)
         encoder = DenseEncoder.from_backbone(folder, device=arguments.device)
-        dtype = torch.bfloat16 if not arguments.skip_bf16 else torch.float32
+        dtype = torch.float32 if "bfloat16" in arguments.skip else torch.bfloat16
         encoder.model.to(dtype)
         tokenizer: Any = encoder.model.tokenizer
         for length in (8, 32, 128, 512, 2048, 8192):
@@ -336,8 +352,11 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['mean']:.0f}, longest {result['longest']}); Sentence Transformers pads by "
         f"{result['st_padding']:.2f}; bf16 products {result['bf16_gflops']:,.0f} GFLOP/s"
     )
-    print("system          batch   tokens/s   x ST bf16 (min-max)   of the rate   MB   min cosine")
-    peer = _row(result, "ST bfloat16")
+    peer = _peer(result)
+    print(
+        f"system          batch   tokens/s   x {peer['system']} (min-max)   of the rate     MB   "
+        "min cosine"
+    )
     for row in result["rows"]:
         ratios = [theirs / ours for theirs, ours in zip(peer["seconds"], row["seconds"])]
         compared = "outputs differ"
@@ -352,29 +371,37 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _print_headlines(results: list[dict[str, Any]]) -> None:
-    cosines = []
+    cosines: dict[str, float] = {}
     for result in results:
-        ours, peer = _row(result, "ours bfloat16"), _row(result, "ST bfloat16")
-        cosines.append(ours["min_cosine"])
-        if not ours["equal"]:
-            continue
         name = result["workload"].replace("/", "_")
-        print(f"RESULT {name}_vs_st_bf16 {_ratio(peer, ours):.3f}")
-        print(f"RESULT {name}_matrix_fraction {ours['matrix_fraction']:.3f}")
-        if any(row["system"] == "ST float32" for row in result["rows"]):
-            default = _row(result, "ST float32")
-            print(f"RESULT {name}_vs_st_default {_ratio(default, ours):.3f}")
-    print(f"RESULT min_cosine {min(cosines):.6f}")
+        peer = _peer(result)
+        for row in result["rows"]:
+            if row["system"].startswith("ST"):
+                continue
+            suffix = "" if row["dtype"] == "bfloat16" else f"_{row['dtype']}"
+            cosines[suffix] = min(cosines.get(suffix, 1.0), row["min_cosine"])
+            if not row["equal"]:
+                continue
+            short = peer["dtype"].replace("bfloat", "bf").replace("float", "fp")
+            print(f"RESULT {name}{suffix}_vs_st_{short} {_ratio(peer, row):.3f}")
+            print(f"RESULT {name}{suffix}_matrix_fraction {row['matrix_fraction']:.3f}")
+            default = result["rows"][0]
+            if default is not peer:
+                print(f"RESULT {name}{suffix}_vs_st_default {_ratio(default, row):.3f}")
+    for suffix, cosine in cosines.items():
+        print(f"RESULT min_cosine{suffix} {cosine:.6f}")
+
+
+def _peer(result: dict[str, Any]) -> dict[str, Any]:
+    """Sentence Transformers in the fastest number format that it was run in."""
+    rows = [row for row in result["rows"] if row["system"].startswith("ST")]
+    peer: dict[str, Any] = rows[-1]
+    return peer
 
 
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     a, b = first.astype(np.float64), second.astype(np.float64)
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
-def _row(result: dict[str, Any], system: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(row for row in result["rows"] if row["system"] == system)
-    return found
 
 
 def _ratio(peer: dict[str, Any], ours: dict[str, Any]) -> float:
@@ -393,7 +420,9 @@ def _split(name: str) -> tuple[ShapeName, WorkloadName]:
 def _hardware(device: str) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-        "capabilities": {key: value for key, value in torch.cpu.get_capabilities().items() if value},
+        "capabilities": {
+            key: value for key, value in torch.cpu.get_capabilities().items() if value
+        },
         "kernels": native.instruction_set(),
         "attention": resolve("auto", device, torch.bfloat16, False),
     }
@@ -413,8 +442,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--st-attention", help="the peer's, such as flash_attention_2")
-    parser.add_argument("--skip-fp32", action="store_true")
-    parser.add_argument("--skip-bf16", action="store_true")
+    parser.add_argument(
+        "--skip", action="append", default=[], choices=("float32", "bfloat16", "int8")
+    )
+    parser.add_argument("--instruction-set", help="of our kernels, such as avx2")
     parser.add_argument("--sweep", action="store_true", help="cost against length and corpus size")
     parser.add_argument("--quick", action="store_true", help="a quarter of the texts")
     parser.add_argument("--json", type=Path)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Tokens of a batch on one processor core: as much as its share of the cache holds, and enough
 # that a layer's products take far longer than the calls to them.
-CPU_TOKENS = 2_048
+CPU_TOKENS = 1_024
 
 # And on a GPU; halved whenever it runs out of memory.
 ACCELERATOR_TOKENS = 65_536
@@ -56,14 +56,21 @@ class BatchedInference:
     Attributes:
         attention: of a ModernBERT; "auto" takes the fastest that the device has.
         max_tokens: of a batch; None takes what suits the device.
+        is_int8: whether a ModernBERT's linear layers are computed in 8 bits.
         encoded_tokens: tokens sent through the model so far.
         truncated_texts: texts that were longer than their limit, so far.
     """
 
     def __init__(
-        self, model: Any, *, attention: AttentionName = "auto", max_tokens: int | None = None
+        self,
+        model: Any,
+        *,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.attention: AttentionName = attention
+        self.is_int8 = is_int8
         self.max_tokens = max_tokens
         self.encoded_tokens = 0
         self.truncated_texts = 0
@@ -156,7 +163,7 @@ class BatchedInference:
         if not is_modernbert(backbone):
             return False
         if self._packed is None or self._packed.model is not backbone:
-            self._packed = PackedModernBert(backbone)
+            self._packed = PackedModernBert(backbone, is_int8=self.is_int8)
         self._packed.attention = self.attention
         return True
 
