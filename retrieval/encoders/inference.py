@@ -23,6 +23,7 @@ from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
 from retrieval.backbone.packing import PackedBatch, pack, token_batches, unpack
 from retrieval.encoders.tokens import Role, Tokens, UnpaddedTokenizer
 from retrieval.encoders.workers import Workers
+from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +82,22 @@ class BatchedInference:
         self._packed: PackedModernBert | None = None
 
     def can_do(self, prompt: str, role: Role) -> bool:
-        """Whether this model is one that we can feed: a text Transformer, tokenised as expected."""
+        """Whether this model is one that we can feed: a text Transformer, tokenised as expected.
+
+        Raises:
+            ConfigError: int8 was asked for, and this is no ModernBERT that we can feed.
+        """
         transformer = self._model[0]
-        if not _is_text_transformer(transformer):
-            return False
-        if self._tokenizer is None or self._tokenizer.transformer is not transformer:
-            self._tokenizer = UnpaddedTokenizer(transformer)
-        return self._tokenizer.can_do(prompt, role)
+        can_do = _is_text_transformer(transformer)
+        if can_do:
+            if self._tokenizer is None or self._tokenizer.transformer is not transformer:
+                self._tokenizer = UnpaddedTokenizer(transformer)
+            can_do = self._tokenizer.can_do(prompt, role)
+        if self.is_int8 and not (can_do and is_modernbert(transformer.auto_model)):
+            raise ConfigError(
+                "int8 is for a ModernBERT under Sentence Transformers 6: take bfloat16 or float32"
+            )
+        return can_do
 
     def begin(
         self, texts: Sequence[str], *, prompt: str, role: Role
