@@ -152,6 +152,7 @@ class VarlenAttention:
         self._batch = batch
         self._kernel = kernel
         self._keys: Tensor | None = None
+        self._grouped: GroupedAttention | None = None
         if batch.is_key is not None:
             # On the host: asking the device which they are would wait for it.
             numbers = torch.from_numpy(np.flatnonzero(batch.is_key))
@@ -169,8 +170,9 @@ class VarlenAttention:
             window = None
         if self._keys is not None:
             if window is not None:
-                grouped = GroupedAttention(self._batch, max_padding=np.inf)
-                return grouped(q, k, v, window=window, dropout=dropout)
+                if self._grouped is None:
+                    self._grouped = GroupedAttention(self._batch, max_padding=np.inf)
+                return self._grouped(q, k, v, window=window, dropout=dropout)
             k, v = k[self._keys], v[self._keys]
         return self._kernel(
             q,

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from retrieval.backbone.attention_choice import Attention, AttentionName, attention_for, resolve
 from retrieval.backbone.cpu_inference import CpuModernBert
 from retrieval.backbone.packing import PackedBatch
-from retrieval.backbone.rotary import RotaryTables, rotate
+from retrieval.backbone.rotary import RotaryTables, rotate, supports_tables
 from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class PackedModernBert:
         """
         if not is_modernbert(model):
             raise ConfigError(
-                f"{type(model).__name__} is no ModernBERT: encode with it as Sentence Transformers "
-                "does"
+                f"{type(model).__name__} is no ModernBERT that can run packed: encode with it as "
+                "Sentence Transformers does"
             )
         self.model = model
         self.attention: AttentionName = attention
@@ -87,14 +87,12 @@ class PackedModernBert:
             ]
             for kind in set(config.layer_types)
         }
-        attention: Attention | None = None
+        attention = attention_for(self.attention, batch, _product_dtype(x), dropout=dropout)
         for layer, kind in zip(model.layers, config.layer_types, strict=True):
-            if attention is None:
-                dtype = _product_dtype(x)
-                attention = attention_for(self.attention, batch, dtype, dropout=dropout)
             window = config.local_attention // 2 if kind == "sliding_attention" else None
             arguments = (layer, x, attention, window, tables[kind], dropout)
-            if model.training and model.is_gradient_checkpointing:
+            # Every layer has its own flag: Hugging Face can checkpoint every n-th alone.
+            if layer.training and layer.gradient_checkpointing:
                 x = checkpoint(_layer, *arguments, use_reentrant=False)
             else:
                 x = _layer(*arguments)
@@ -103,9 +101,13 @@ class PackedModernBert:
 
 
 def is_modernbert(model: object) -> bool:
-    """Whether this is a transformers ModernBERT backbone (possibly with LoRA layers in it)."""
+    """Whether this is a transformers ModernBERT backbone (possibly with LoRA layers in it).
+
+    One whose rotary angles depend on the longest text of a batch counts as another architecture.
+    """
     config = getattr(model, "config", None)
-    return getattr(config, "model_type", None) == "modernbert" and hasattr(model, "layers")
+    is_one = getattr(config, "model_type", None) == "modernbert" and hasattr(model, "layers")
+    return is_one and supports_tables(model)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -12,8 +12,8 @@ class RotaryTables:
     """Cosines and sines up to the longest sequence seen, on one device.
 
     Local and global layers turn at different speeds (rope_theta). The tables are computed from the
-    configuration in float32 and not taken from the model's buffers, which are rounded when a model
-    is cast to bfloat16.
+    configuration and not taken from the model's buffers, which are rounded when a model is cast to
+    bfloat16. `supports_tables` says which models have tables at all.
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """
@@ -35,18 +35,21 @@ class RotaryTables:
 
     @torch.no_grad()
     def _compute(self, layer_type: str, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        config = self._model.config
-        parameters = config.rope_parameters[layer_type]
-        positions = torch.arange(rows, device=device, dtype=torch.float32)
-        if parameters["rope_type"] != "default":
-            like = torch.empty(0, dtype=torch.float32, device=device)
-            cosines, sines = self._model.rotary_emb(like, positions[None], layer_type)
-            half = cosines.shape[-1] // 2
-            return cosines[0, :, :half].contiguous(), sines[0, :, :half].contiguous()
-        width = config.hidden_size // config.num_attention_heads
-        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        angles = positions[:, None] / parameters["rope_theta"] ** exponents
-        return angles.cos(), angles.sin()
+        # Its own embedding computes them, but a new one: whatever the model was cast to, these
+        # frequencies are float32.
+        embedding = type(self._model.rotary_emb)(self._model.config).to(device)
+        like = torch.empty(0, dtype=torch.float32, device=device)
+        positions = torch.arange(rows, device=device)[None]
+        cosines, sines = embedding(like, positions, layer_type)
+        half = cosines.shape[-1] // 2
+        return cosines[0, :, :half].contiguous(), sines[0, :, :half].contiguous()
+
+
+def supports_tables(model: Any) -> bool:
+    """Whether an angle depends on the position alone, and not on the longest text of a batch."""
+    parameters = model.config.rope_parameters
+    kinds = [parameters[layer_type]["rope_type"] for layer_type in set(model.config.layer_types)]
+    return not any(kind == "longrope" or "dynamic" in kind for kind in kinds)
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
