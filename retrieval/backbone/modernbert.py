@@ -124,10 +124,10 @@ def _layer(
     dropout: float,
 ) -> Tensor:
     attend = layer.attn
-    qkv = attend.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, attend.head_dim)
-    q, k, v = qkv.unbind(1)
-    cosines, sines = table
-    q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
+    qkv = attend.Wqkv(layer.attn_norm(x)).view(len(x), -1, attend.head_dim)
+    heads = qkv.shape[1] // 3
+    to_rotate, v = torch.split(qkv, [2 * heads, heads], dim=1)
+    q, k = torch.split(rotate(to_rotate, *table), heads, dim=1)
     out = attention(q, k, v, window=window, dropout=dropout).flatten(1)
     x = x + attend.out_drop(attend.Wo(out))
     mixed: Tensor = x + layer.mlp(layer.mlp_norm(x))

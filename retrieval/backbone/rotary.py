@@ -63,6 +63,24 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Returns:
         Like x, in its dtype; computed in float32.
     """
-    first, second = x.float().chunk(2, dim=-1)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+    turned: Tensor = _Rotation.apply(x, cosines, sines)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation, whose gradient is the rotation back: neither keeps the states."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        first, second = x.float().chunk(2, dim=-1)
+        turned = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        out_first, out_second = turned.chunk(2, dim=-1)
+        torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-1)
+        torch.mul(second, cosines, out=out_second).addcmul_(first, sines)
+        return turned.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return rotate(gradients[0], cosines, -sines), None, None

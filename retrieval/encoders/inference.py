@@ -76,7 +76,7 @@ class BatchedInference:
     def can_do(self, prompt: str, role: Role) -> bool:
         """Whether this model is one that we can feed: a text Transformer, tokenised as expected."""
         transformer = self._model[0]
-        if not _is_text_transformer(transformer):
+        if not is_text_transformer(transformer):
             return False
         if self._tokenizer is None or self._tokenizer.transformer is not transformer:
             self._tokenizer = UnpaddedTokenizer(transformer)
@@ -289,7 +289,7 @@ def _results(futures: Sequence[Future[Batch]]) -> Iterator[Batch]:
             future.cancel()
 
 
-def _is_text_transformer(module: Any) -> bool:
+def is_text_transformer(module: Any) -> bool:
     """Whether this is Sentence Transformers 6's Transformer over plain texts."""
     try:
         from sentence_transformers.base.modules import Transformer

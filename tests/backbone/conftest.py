@@ -31,10 +31,12 @@ def make_model() -> MakeModel:
             "num_hidden_layers": 4,  # the first and the last are global
             "num_attention_heads": 2,
             "pad_token_id": 0,
+            **{f"{name}_token_id": 1 for name in ("bos", "cls", "eos", "sep")},
         }
         torch.manual_seed(seed)
         config = ModernBertConfig(**{**shape, **settings})
-        model = ModernBertModel._from_config(config, attn_implementation=attention).eval()
+        model_class: Any = ModernBertModel
+        model = model_class._from_config(config, attn_implementation=attention).eval()
         # Transformers starts with small weights, which would make all layers nearly the identity.
         with torch.no_grad():
             for parameter in model.parameters():

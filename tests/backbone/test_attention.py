@@ -28,7 +28,9 @@ def batch_of(lengths: Sequence[int], key_lengths: Sequence[int] | None = None) -
     return pack([[1] * length for length in lengths], key_lengths)
 
 
-def one_by_one(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, window: int | None) -> Tensor:
+def one_by_one(
+    q: Tensor, k: Tensor, v: Tensor, *, batch: PackedBatch, window: int | None
+) -> Tensor:
     """The definition: a matrix of weights for each sequence; no key gives zeros."""
     outs = []
     key_lengths = batch.lengths if batch.key_lengths is None else batch.key_lengths
@@ -61,7 +63,7 @@ def test_every_path_is_softmax_over_each_sequence(
     batch = batch_of(SHUFFLED, key_lengths)
     q, k, v = states(batch)
     out = make(name, batch)(q, k, v, window=window)
-    expected = one_by_one(q, k, v, batch, window)
+    expected = one_by_one(q, k, v, batch=batch, window=window)
     torch.testing.assert_close(out, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -76,7 +78,9 @@ def test_every_path_has_the_definitions_gradients(
     inputs = states(batch)
     weights = torch.randn(len(batch.ids), 2, 8)
     found = torch.autograd.grad((make(name, batch)(*inputs, window=window) * weights).sum(), inputs)
-    expected = torch.autograd.grad((one_by_one(*inputs, batch, window) * weights).sum(), inputs)
+    expected = torch.autograd.grad(
+        (one_by_one(*inputs, batch=batch, window=window) * weights).sum(), inputs
+    )
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
@@ -86,7 +90,9 @@ def test_the_window_includes_its_edges_at_every_length(lengths: list[int]) -> No
     batch = batch_of(lengths)
     q, k, v = states(batch)
     out = GroupedAttention(batch, max_padding=0)(q, k, v, window=64)
-    torch.testing.assert_close(out, one_by_one(q, k, v, batch, 64), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        out, one_by_one(q, k, v, batch=batch, window=64), atol=TOLERANCE, rtol=0
+    )
 
 
 def test_a_key_just_outside_the_window_changes_nothing_and_one_on_its_edge_does() -> None:
@@ -162,4 +168,4 @@ def test_a_windowed_kernel_with_fewer_keys_would_be_wrong(kernels_on_cpu: None) 
     kernel: Any = attention_choice._varlen_attn()
     offsets, key_offsets = (torch.tensor([0, n], dtype=torch.int32) for n in (12, 7))
     out = kernel(q, k[:7], v[:7], offsets, key_offsets, 12, 7, window_size=(4, 4))
-    assert (out - one_by_one(q, k, v, batch, 4)).abs().max() > 0.1
+    assert (out - one_by_one(q, k, v, batch=batch, window=4)).abs().max() > 0.1

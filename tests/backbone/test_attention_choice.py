@@ -152,7 +152,7 @@ def test_a_missing_flash_attn_names_the_install_command(gpu: Callable[..., None]
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'eager', expected one of .*'varlen'"):
-        resolve("eager", "cpu", FLOAT, False)  # type: ignore[arg-type]
+        resolve("eager", "cpu", FLOAT, False)
 
 
 def test_sdpa_runs_anywhere() -> None:
