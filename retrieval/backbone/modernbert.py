@@ -66,6 +66,10 @@ class PackedModernBert:
             return self._cpu(batch)
         return self._differentiable(batch)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: the model, and nothing that can be computed from it again."""
+        return {**self.__dict__, "_cpu": None}
+
     def _is_cpu_inference(self, weight: Tensor) -> bool:
         return (
             weight.device.type == "cpu"

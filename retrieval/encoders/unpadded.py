@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.backbone.attention_choice import AttentionName
 from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
-from retrieval.backbone.packing import PackedBatch
+from retrieval.backbone.packing import Int32s, PackedBatch
 from retrieval.encoders.inference import is_text_transformer
+from retrieval.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # What the packed forward knows the meaning of; anything else goes the model's own way.
 _KNOWN_FEATURES = frozenset(
@@ -29,14 +34,27 @@ _KNOWN_FEATURES = frozenset(
 )
 
 
+class _Places(NamedTuple):
+    """Where the tokens of a padded batch are, longest text first.
+
+    Attributes:
+        flat: (T,) numbers of the tokens in the flattened batch.
+        lengths: (N,) tokens of each text.
+        key_lengths: as in `PackedBatch`.
+    """
+
+    flat: NDArray[np.int64]
+    lengths: Int32s
+    key_lengths: Int32s | None
+
+
 @contextmanager
 def unpadded(model: Any, *, attention: AttentionName = "auto") -> Iterator[bool]:
     """Drop padding before the backbone of `model` and put it back behind it, while this is open.
 
-    For training: losses, trainers, autocast, gradient checkpointing and cached gradients see the
-    model that they know, with the same parameters, saved as ever. A state at a padded place is
-    zero, which no module looks at. `torch.nn.DataParallel` copies the model and is not supported;
-    DistributedDataParallel is.
+    For training: losses, trainers, autocast, gradient checkpointing, cached gradients and
+    DistributedDataParallel see the model that they know, with the same parameters, saved as ever.
+    The states at padded places are zeros, which no module looks at.
 
     Args:
         model: a `SentenceTransformer` or `MultiVectorEncoder` of Sentence Transformers 6.
@@ -46,8 +64,7 @@ def unpadded(model: Any, *, attention: AttentionName = "auto") -> Iterator[bool]
         Whether its backbone is one that runs packed; if not, nothing is changed.
     """
     transformer = model[0]
-    can_pack = is_text_transformer(transformer) and is_modernbert(transformer.auto_model)
-    if not can_pack:
+    if not is_text_transformer(transformer) or not is_modernbert(transformer.auto_model):
         yield False
         return
     transformer.forward = _UnpaddedForward(transformer, attention)
@@ -63,34 +80,45 @@ class _UnpaddedForward:
     def __init__(self, transformer: Any, attention: AttentionName) -> None:
         self._transformer = transformer
         self._padded = transformer.forward
+        self._has_warned = False
         self._attention: AttentionName = attention
         self._packed = PackedModernBert(transformer.auto_model, attention=attention)
 
     def __call__(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
         backbone = self._transformer.auto_model
-        rows = None
+        places = None
         if features.keys() | options.keys() <= _KNOWN_FEATURES and not _shows_its_inside(backbone):
-            rows = _rows(features)
-        if rows is None:
+            places = _places(features)
+        if places is None:
+            if not self._has_warned:
+                logger.warning(
+                    "batches run with their padding: they are not of right-padded texts alone, or "
+                    "more than their last states is asked for (features %s)",
+                    sorted({**features, **options}),
+                )
+            self._has_warned = True
             padded: dict[str, Any] = self._padded(features, **options)
             return padded
+        ids = features["input_ids"]
+        if ids.device != backbone.device:
+            raise ConfigError(
+                f"the batch is on {ids.device}, the model on {backbone.device}: under "
+                "torch.nn.DataParallel padding can't be dropped; start with torchrun or one GPU"
+            )
         if self._packed.model is not backbone:
             self._packed = PackedModernBert(backbone, attention=self._attention)
-        ids = features["input_ids"]
-        places, lengths, key_lengths = rows
-        on_device = torch.from_numpy(places).to(ids.device, non_blocking=True)
-        batch = PackedBatch(ids.flatten()[on_device], lengths, key_lengths)
+        flat = torch.from_numpy(places.flat).to(ids.device, non_blocking=True)
+        batch = PackedBatch(ids.flatten()[flat], places.lengths, places.key_lengths)
         states = self._packed(batch)
-        filled = states.new_zeros(ids.numel(), states.shape[1]).index_copy(0, on_device, states)
+        filled = states.new_zeros(ids.numel(), states.shape[1]).index_copy(0, flat, states)
         features[self._transformer.module_output_name] = filled.view(*ids.shape, -1)
         return features
 
 
-def _rows(features: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-    """Places of the tokens in the flattened batch, longest text first, with their lengths.
-
-    None where the batch is not one of right-padded texts. One copy to the host, of the masks.
-    """
+def _places(features: dict[str, Any]) -> _Places | None:
+    """None where the batch is not one of right-padded texts; copies its masks to the host once."""
+    if "attention_mask" not in features:
+        return None
     attended: Tensor = features["attention_mask"].bool()
     expansion: Tensor | None = features.get("query_expansion_positions")
     masks = attended if expansion is None else torch.cat([attended, attended | expansion.bool()])
@@ -101,16 +129,13 @@ def _rows(features: dict[str, Any]) -> tuple[Any, Any, Any] | None:
             return None
     lengths = is_token.sum(1, dtype=np.int32)
     order = np.argsort(-lengths, kind="stable")
-    width = is_token.shape[1]
-    positions = np.arange(width)
-    ordered = lengths[order]
-    places = (order[:, None] * width + positions)[positions < ordered[:, None]]
+    positions = np.arange(is_token.shape[1])
+    places = order[:, None] * is_token.shape[1] + positions
     key_lengths = None
-    if expansion is not None and not np.array_equal(is_key, is_token):
+    if not np.array_equal(is_key, is_token):
         key_lengths = is_key.sum(1, dtype=np.int32)[order]
-    return places, ordered, key_lengths
+    return _Places(places[positions < lengths[order, None]], lengths[order], key_lengths)
 
 
 def _shows_its_inside(backbone: Any) -> bool:
-    config = backbone.config
-    return bool(config.output_hidden_states or config.output_attentions)
+    return bool(backbone.config.output_hidden_states or backbone.config.output_attentions)
