@@ -88,7 +88,7 @@ class BatchedInference:
             ConfigError: int8 was asked for, and this is no ModernBERT that we can feed.
         """
         transformer = self._model[0]
-        can_do = _is_text_transformer(transformer)
+        can_do = is_text_transformer(transformer)
         if can_do:
             if self._tokenizer is None or self._tokenizer.transformer is not transformer:
                 self._tokenizer = UnpaddedTokenizer(transformer)
@@ -306,7 +306,7 @@ def _results(futures: Sequence[Future[Batch]]) -> Iterator[Batch]:
             future.cancel()
 
 
-def _is_text_transformer(module: Any) -> bool:
+def is_text_transformer(module: Any) -> bool:
     """Whether this is Sentence Transformers 6's Transformer over plain texts."""
     try:
         from sentence_transformers.base.modules import Transformer
