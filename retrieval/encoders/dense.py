@@ -26,8 +26,9 @@ from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
 from retrieval.records import ModelReference
 
-Dtype = Literal["float32", "bfloat16", "float16", "auto"]
-"""Of a model's weights; "auto" is bfloat16 where the device computes it in hardware."""
+Dtype = Literal["float32", "bfloat16", "float16", "auto", "int8"]
+"""Of a model's weights; "auto" is bfloat16 where the device computes it in hardware. "int8" is the
+same with the linear layers of a ModernBERT rounded to 8 bits, on a processor."""
 
 
 class DenseEncoder:
@@ -56,9 +57,12 @@ class DenseEncoder:
         max_tokens: int | None = None,
         normalize: bool = False,
         quantization: Quantization | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.model = model
-        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
+        self.inference = BatchedInference(
+            model, attention=attention, max_tokens=max_tokens, is_int8=is_int8
+        )
         self.batch_size = batch_size
         self.normalize = normalize
         self.quantization = quantization
@@ -133,6 +137,7 @@ class DenseEncoder:
             max_tokens=max_tokens,
             normalize=normalize,
             quantization=quantization,
+            is_int8=dtype == "int8",
         )
         if width is not None and not 1 <= width <= encoder._full_width():
             raise ConfigError(f"width is {width}, expected 1 to {encoder._full_width()} for {name}")
@@ -352,7 +357,7 @@ class DenseEncoder:
 
 def torch_dtype(dtype: Dtype, device: str | None) -> torch.dtype:
     """The number format of the weights; "auto" asks the device that None stands for."""
-    if dtype == "auto":
+    if dtype in ("auto", "int8"):
         device = device or get_device_name()
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     chosen: torch.dtype = getattr(torch, dtype)

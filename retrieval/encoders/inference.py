@@ -23,12 +23,13 @@ from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
 from retrieval.backbone.packing import PackedBatch, pack, token_batches, unpack
 from retrieval.encoders.tokens import Role, Tokens, UnpaddedTokenizer
 from retrieval.encoders.workers import Workers
+from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 # Tokens of a batch on one processor core: as much as its share of the cache holds, and enough
 # that a layer's products take far longer than the calls to them.
-CPU_TOKENS = 2_048
+CPU_TOKENS = 1_024
 
 # And on a GPU; halved whenever it runs out of memory.
 ACCELERATOR_TOKENS = 65_536
@@ -56,14 +57,21 @@ class BatchedInference:
     Attributes:
         attention: of a ModernBERT; "auto" takes the fastest that the device has.
         max_tokens: of a batch; None takes what suits the device.
+        is_int8: whether a ModernBERT's linear layers are computed in 8 bits.
         encoded_tokens: tokens sent through the model so far.
         truncated_texts: texts that were longer than their limit, so far.
     """
 
     def __init__(
-        self, model: Any, *, attention: AttentionName = "auto", max_tokens: int | None = None
+        self,
+        model: Any,
+        *,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.attention: AttentionName = attention
+        self.is_int8 = is_int8
         self.max_tokens = max_tokens
         self.encoded_tokens = 0
         self.truncated_texts = 0
@@ -74,13 +82,22 @@ class BatchedInference:
         self._packed: PackedModernBert | None = None
 
     def can_do(self, prompt: str, role: Role) -> bool:
-        """Whether this model is one that we can feed: a text Transformer, tokenised as expected."""
+        """Whether this model is one that we can feed: a text Transformer, tokenised as expected.
+
+        Raises:
+            ConfigError: int8 was asked for, and this is no ModernBERT that we can feed.
+        """
         transformer = self._model[0]
-        if not _is_text_transformer(transformer):
-            return False
-        if self._tokenizer is None or self._tokenizer.transformer is not transformer:
-            self._tokenizer = UnpaddedTokenizer(transformer)
-        return self._tokenizer.can_do(prompt, role)
+        can_do = is_text_transformer(transformer)
+        if can_do:
+            if self._tokenizer is None or self._tokenizer.transformer is not transformer:
+                self._tokenizer = UnpaddedTokenizer(transformer)
+            can_do = self._tokenizer.can_do(prompt, role)
+        if self.is_int8 and not (can_do and is_modernbert(transformer.auto_model)):
+            raise ConfigError(
+                "int8 is for a ModernBERT under Sentence Transformers 6: take bfloat16 or float32"
+            )
+        return can_do
 
     def begin(
         self, texts: Sequence[str], *, prompt: str, role: Role
@@ -156,7 +173,7 @@ class BatchedInference:
         if not is_modernbert(backbone):
             return False
         if self._packed is None or self._packed.model is not backbone:
-            self._packed = PackedModernBert(backbone)
+            self._packed = PackedModernBert(backbone, is_int8=self.is_int8)
         self._packed.attention = self.attention
         return True
 
@@ -289,7 +306,7 @@ def _results(futures: Sequence[Future[Batch]]) -> Iterator[Batch]:
             future.cancel()
 
 
-def _is_text_transformer(module: Any) -> bool:
+def is_text_transformer(module: Any) -> bool:
     """Whether this is Sentence Transformers 6's Transformer over plain texts."""
     try:
         from sentence_transformers.base.modules import Transformer

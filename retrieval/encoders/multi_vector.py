@@ -54,9 +54,12 @@ class MultiVectorEncoder:
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
         reduction: TokenReduction | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.model = model
-        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
+        self.inference = BatchedInference(
+            model, attention=attention, max_tokens=max_tokens, is_int8=is_int8
+        )
         self.batch_size = batch_size
         self.reduction = reduction or TokenReduction()
         self._loaded: dict[str, Any] = {}
@@ -136,6 +139,7 @@ class MultiVectorEncoder:
             attention=attention,
             max_tokens=max_tokens,
             reduction=reduction,
+            is_int8=dtype == "int8",
         )
         if encoder._inserted_prefixes and model[0].document_length is None:
             model[0].document_length = 180  # PyLate's default, where the checkpoint names none
