@@ -74,9 +74,8 @@ def measure(folder: Path, lines: int, threads: int) -> dict[str, Any]:
     """Encode `lines` lines in a new process."""
     corpus, output = folder / f"{lines}.jsonl", folder / f"embeddings-{lines}"
     write_corpus(corpus, lines)
-    command = [
-        sys.executable, __file__, "--worker", folder / "model", corpus, output, str(threads)
-    ]  # fmt: skip
+    paths = map(str, (folder / "model", corpus, output))
+    command = [sys.executable, __file__, "--worker", *paths, str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     facts: dict[str, Any] = json.loads(done.stdout)
     assert facts["documents"] == lines, "every line has to be there, or the figure means nothing"
@@ -130,6 +129,6 @@ def _facts(given: argparse.Namespace, runs: dict[int, Any], ratio: float) -> dic
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        encode(*sys.argv[2:5], threads=int(sys.argv[5]))
+        encode(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
     else:
         main()
