@@ -51,7 +51,7 @@ class ModelOptions:
         str | None, typer.Option(help="cpu, cuda, ...; by default a GPU where there is one.")
     ] = None
     model_dtype: Annotated[
-        Literal["float32", "bfloat16", "auto"],
+        Literal["float32", "bfloat16", "int8", "auto"],
         typer.Option(help="Of the weights; auto is bfloat16 where the hardware computes it."),
     ] = "float32"
     attention: Annotated[
