@@ -81,7 +81,11 @@ def _folder(path: Path) -> dict[str, Any]:
         }
     if is_embedding_store(path):
         store = EmbeddingStore(path)
-        return {"embeddings": len(store), "model": store.model._asdict()}
+        return {
+            "embeddings": len(store),
+            "dtype": store.dtype,
+            "model": store.model._asdict(),
+        }
     return {"model": str(path), "kind": checkpoint_kind(str(path))}
 
 
