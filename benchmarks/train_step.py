@@ -48,7 +48,9 @@ def main() -> None:
     columns = _columns(model, arguments)
     real = sum(int(each["attention_mask"].sum()) for each in columns)
     padded = sum(each["input_ids"].numel() for each in columns)
-    print(f"{arguments.shape}: {arguments.pairs} pairs, {real:,} tokens, padding {padded / real:.2f}")
+    print(
+        f"{arguments.shape}: {arguments.pairs} pairs, {real:,} tokens, padding {padded / real:.2f}"
+    )
     results = {}
     for dtype in ("float32", "bfloat16"):
         if dtype == "bfloat16" and not has_fast_bfloat16(arguments.device):

@@ -208,7 +208,7 @@ def test_queries_are_those_of_the_padded_eager_model_expansion_included(
         # The bug that others have under flash attention: expansion tokens that come out as zeros.
         assert min(float(np.linalg.norm(each, axis=1).min()) for each in found) > 0.99
     assert_same(found, reference(kind, "query", tuple(QUERIES)), path.dtype)
-    prompt = encoder.model.prompts["query"]
+    prompt = encoder.model.prompts["query"] or ""
     whole = encoder.model.tokenizer([prompt + text for text in QUERIES], truncation=False)
     too_long = sum(len(ids) > QUERY_LENGTH for ids in whole["input_ids"])
     assert encoder.inference.truncated_texts == too_long > 0
@@ -386,7 +386,7 @@ def test_bfloat16_finds_the_same_top_ten_on_scifact(
     queries, documents = scifact
     scores = {}
     for dtype in ("float32", "bfloat16"):
-        encoder = load_encoder(trained[kind], device="cpu", dtype=dtype)  # type: ignore[arg-type]
+        encoder = load_encoder(trained[kind], device="cpu", dtype=dtype)
         scores[f"ours {dtype}"] = all_scores(
             list(encoder.encode_queries(queries)), list(encoder.encode_documents(documents))
         )
