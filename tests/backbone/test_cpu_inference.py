@@ -179,3 +179,14 @@ def test_long_texts_agree_on_either_side_of_the_tiles(
     with torch.no_grad():
         expected = padded_states(model, ids)
     assert_equal(PackedModernBert(model.to(torch.bfloat16)), ids, expected)
+
+
+def test_states_of_a_frozen_backbone_can_train_what_follows(
+    make_model: Any, token_ids: Any
+) -> None:
+    with torch.no_grad():
+        states = PackedModernBert(make_model())(pack(token_ids(LENGTHS)))
+    head = torch.nn.Linear(32, 1)
+    torch.autograd.backward(head(states).sum())
+    assert head.weight.grad is not None
+    torch.testing.assert_close(head.weight.grad[0], states.sum(0))

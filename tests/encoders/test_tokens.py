@@ -1,4 +1,4 @@
-"""Our tokenisation without padding gives the ids that Sentence Transformers gives, or stands back."""
+"""Tokenisation without padding gives the ids of Sentence Transformers, or leaves it to them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,10 @@ def test_a_limit_that_we_do_not_read_is_noticed_and_left_to_sentence_transformer
     tiny_backbone: Path, caplog: pytest.LogCaptureFixture, length: int
 ) -> None:
     encoder = DenseEncoder.from_backbone(tiny_backbone)
-    texts = [" ".join("the path of a file".split() * 300), "read"]
+    transformer: Any = encoder.model[0]
+    texts = ["the path of a file " * 300, "read"]
     whole = list(encoder.encode_documents(texts))  # cut at the backbone's 1,024
-    encoder.model[0].processing_kwargs = {"text": {"max_length": length}}
+    transformer.processing_kwargs = {"text": {"max_length": length}}
     with caplog.at_level(logging.WARNING, logger="retrieval.encoders.tokens"):
         found = list(encoder.encode_documents(texts))
     expected = encoder.model.encode_document(texts)
