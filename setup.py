@@ -33,7 +33,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512": [*AVX512, "-mprefer-vector-width=512"],
-        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
+        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"],
     }
 
 
@@ -52,9 +52,9 @@ class BuildLibrary(build_ext):
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
-                ["native/modernbert.cpp"],
+                ["native/modernbert.cpp", "native/int8.cpp"],
                 output_dir=str(folder / name),
-                macros=[("KERNELS", f"{name}_kernels")],
+                macros=[("KERNELS", f"{name}_kernels"), ("INT8_KERNELS", f"{name}_int8_kernels")],
                 extra_postargs=[*FLAGS, *flags],
             )
         self.compiler.link_shared_object(
@@ -77,8 +77,8 @@ setup(
     ext_modules=[
         Extension(
             "retrieval._kernels",
-            sources=["native/interface.cpp", "native/modernbert.cpp"],
-            depends=["native/kernels.h", "native/simd.h"],
+            sources=["native/interface.cpp", "native/int8.cpp", "native/modernbert.cpp"],
+            depends=["native/int8.h", "native/kernels.h", "native/rows.h", "native/simd.h"],
             optional=True,
         )
     ],

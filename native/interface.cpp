@@ -1,12 +1,15 @@
 // The plain C interface: every function that Python calls, and the choice of instruction set.
 
+#include "int8.h"
 #include "kernels.h"
 
 #include <cstring>
 
 extern const ModernBertKernels portable_kernels;
+extern const Int8Kernels portable_int8_kernels;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
+extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
 #endif
 
 namespace {
@@ -15,6 +18,7 @@ struct InstructionSet {
     const char* name;
     bool (*is_supported)();
     const ModernBertKernels* kernels;
+    const Int8Kernels* int8_kernels;
 };
 
 // Best first.
@@ -22,17 +26,17 @@ const InstructionSet SETS[] = {
 #if defined(__x86_64__)
     {"avx512_bf16",
      [] {
-         return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl");
+         return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
      },
-     &avx512_bf16_kernels},
+     &avx512_bf16_kernels, &avx512_bf16_int8_kernels},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
-     &avx512_kernels},
+     &avx512_kernels, &avx512_int8_kernels},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2_kernels},
+     &avx2_kernels, &avx2_int8_kernels},
 #endif
-    {"portable", [] { return true; }, &portable_kernels},
+    {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels},
 };
 
 const InstructionSet* best() {
@@ -51,7 +55,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 1; }
+int retrieval_abi_version() { return 2; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -71,6 +75,31 @@ int retrieval_choose_instruction_set(const char* name) {
         }
     }
     return -1;
+}
+
+// Whether the current instruction set multiplies bytes faster than wider numbers.
+int retrieval_has_fast_int8() { return std::strcmp(current->name, "avx512_bf16") == 0; }
+
+int retrieval_panel_columns() { return PANEL_COLUMNS; }
+
+void retrieval_quantize(int is_bfloat16, const RowSource* source, const QuantizedRows* out) {
+    current->int8_kernels->quantize[is_bfloat16](source, out);
+}
+
+void retrieval_quantized_layer_norm(int is_bfloat16, const RowSource* source,
+                                    const QuantizedRows* out) {
+    current->int8_kernels->layer_norm[is_bfloat16](source, out);
+}
+
+void retrieval_quantized_geglu(int is_bfloat16, const RowSource* source,
+                               const QuantizedRows* out) {
+    current->int8_kernels->geglu[is_bfloat16](source, out);
+}
+
+// residual: like out, (rows, columns), or null.
+void retrieval_multiply_int8(int is_bfloat16, const QuantizedRows* in, const Int8Product* product,
+                             const void* residual, void* out) {
+    current->int8_kernels->multiply[is_bfloat16](in, product, residual, out);
 }
 
 int retrieval_max_head_width() { return MAX_HEAD_WIDTH; }

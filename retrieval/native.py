@@ -11,7 +11,7 @@ from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _PATH = Path(__file__).with_name("_kernels.so")
 
 
@@ -41,6 +41,13 @@ def library() -> ctypes.CDLL | None:
     found.retrieval_instruction_set.restype = ctypes.c_char_p
     found.retrieval_current_instruction_set.restype = ctypes.c_char_p
     logger.info("compiled kernels: %s", found.retrieval_current_instruction_set().decode())
+    return found
+
+
+def loaded() -> ctypes.CDLL:
+    """The library, for callers that made sure that it is there."""
+    found = library()
+    assert found is not None, "nobody asked whether there is a library"
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrieval.backbone.packing import PackedBatch
+from retrieval.backbone.packing import PackedBatch, to_device
 
 
 class GroupedAttention:
@@ -83,7 +83,7 @@ class GroupedAttention:
             queries = F.pad(batch.sequence_of, (0, fill), value=-1)
             keys = batch.sequence_of
             if batch.is_key is not None:
-                keys = keys.masked_fill(torch.from_numpy(~batch.is_key).to(keys.device), -2)
+                keys = keys.masked_fill(to_device(~batch.is_key, keys.device), -2)
             keys = F.pad(keys, (window, window + fill), value=-1)
             keys_nB = keys.unfold(0, 3 * window, window)
             i = torch.arange(window, device=keys.device)
@@ -107,13 +107,11 @@ class _Group:
         is_real = positions < lengths[:, None]
         self._rows: Tensor | None = None
         if not is_real.all():
-            rows = torch.from_numpy(np.flatnonzero(is_real))
-            self._rows = rows.to(device, non_blocking=True)
+            self._rows = to_device(np.flatnonzero(is_real), device)
         limits = lengths if batch.key_lengths is None else batch.key_lengths[first:last]
         self._mask: Tensor | None = None
         if int(limits.min()) < self._shape[1]:
-            is_key = torch.from_numpy(positions < limits[:, None])
-            self._mask = is_key.to(device, non_blocking=True)[:, None, None, :]
+            self._mask = to_device(positions < limits[:, None], device)[:, None, None, :]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
         """(tokens, h, d) of the group's own queries, keys and values."""
@@ -165,11 +163,10 @@ class VarlenAttention:
         self._grouped: GroupedAttention | None = None
         if batch.is_key is not None:
             # On the host: asking the device which they are would wait for it.
-            numbers = torch.from_numpy(np.flatnonzero(batch.is_key))
-            self._keys = numbers.to(batch.ids.device, non_blocking=True)
+            self._keys = to_device(np.flatnonzero(batch.is_key), batch.ids.device)
         lengths = batch.lengths if batch.key_lengths is None else batch.key_lengths
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        self._key_offsets = torch.from_numpy(offsets).to(batch.ids.device, non_blocking=True)
+        self._key_offsets = to_device(offsets, batch.ids.device)
         self._longest_keys = int(lengths.max())
 
     def __call__(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from retrieval.backbone import int8
 from retrieval.backbone.attention_choice import Attention, AttentionName, attention_for, resolve
 from retrieval.backbone.cpu_inference import CpuModernBert
 from retrieval.backbone.packing import PackedBatch
@@ -29,13 +30,16 @@ class PackedModernBert:
         model: the `transformers.ModernBertModel`; its parameters are used where they are, so it
             can be trained, moved and saved as ever.
         attention: how attention is computed; "auto" takes the fastest that the device has.
+        is_int8: whether inference rounds the operands of the linear layers to 8 bits.
     """
 
-    def __init__(self, model: Any, *, attention: AttentionName = "auto") -> None:
+    def __init__(
+        self, model: Any, *, attention: AttentionName = "auto", is_int8: bool = False
+    ) -> None:
         """Wrap a model.
 
         Raises:
-            ConfigError: not a ModernBERT.
+            ConfigError: not a ModernBERT, or one that can't run in int8.
         """
         if not is_modernbert(model):
             raise ConfigError(
@@ -44,6 +48,9 @@ class PackedModernBert:
             )
         self.model = model
         self.attention: AttentionName = attention
+        self.is_int8 = is_int8
+        if is_int8:
+            _check_int8(model)
         self._rotary = RotaryTables(model)
         self._cpu: CpuModernBert | None = None
 
@@ -62,8 +69,13 @@ class PackedModernBert:
         weight = self.model.embeddings.tok_embeddings.weight
         if self._is_cpu_inference(weight) and CpuModernBert.takes(self.model):
             if self._cpu is None:
-                self._cpu = CpuModernBert(self.model, self._rotary)
+                self._cpu = CpuModernBert(self.model, self._rotary, is_int8=self.is_int8)
             return self._cpu(batch)
+        if self.is_int8:
+            raise ConfigError(
+                "int8 is for inference on a processor by our compiled kernels (attention 'auto' or "
+                "'cpu'): take float32 or bfloat16 for anything else"
+            )
         return self._differentiable(batch)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +114,14 @@ class PackedModernBert:
                 x = _layer(*arguments)
         states: Tensor = model.final_norm(x)
         return states
+
+
+def _check_int8(model: Any) -> None:
+    if not int8.has_fast_int8():
+        logger.warning("int8 is slow here: this processor or library has no byte products")
+    widths = (model.config.hidden_size, model.config.intermediate_size)
+    if any(width % 4 for width in widths):
+        raise ConfigError(f"int8 takes widths that are multiples of 4, not {widths}")
 
 
 def is_modernbert(model: object) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrieval.backbone.attention_choice import AttentionName
 from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
-from retrieval.backbone.packing import Int32s, PackedBatch
+from retrieval.backbone.packing import Int32s, PackedBatch, to_device
 from retrieval.encoders.inference import is_text_transformer
 from retrieval.errors import ConfigError
 
@@ -107,7 +107,7 @@ class _UnpaddedForward:
             )
         if self._packed.model is not backbone:
             self._packed = PackedModernBert(backbone, attention=self._attention)
-        flat = torch.from_numpy(places.flat).to(ids.device, non_blocking=True)
+        flat = to_device(places.flat, ids.device)
         batch = PackedBatch(ids.flatten()[flat], places.lengths, places.key_lengths)
         states = self._packed(batch)
         filled = states.new_zeros(ids.numel(), states.shape[1]).index_copy(0, flat, states)

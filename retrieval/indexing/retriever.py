@@ -56,7 +56,7 @@ class Retriever:
         if encoder is None and index.model is not None:
             from retrieval.encoders.loading import load_encoder
 
-            encoder = load_encoder(index.model.name)
+            encoder = load_encoder(index.model.name, **index.model.options)
         if encoder is not None:
             index = open_index(folder, model=encoder.reference)
         return cls(index, encoder)
@@ -109,7 +109,7 @@ def build_index(
 
     Raises:
         IndexFilesError: `folder` holds an index and `overwrite` is False.
-        InputError: no encoder for an index of vectors, or no documents at all.
+        InputError: no encoder for an index of vectors, quantized ones, or no documents at all.
     """
     folder = Path(folder)
     if (folder / "CURRENT").exists() and not overwrite:
@@ -123,6 +123,10 @@ def build_index(
         if not batches:
             raise InputError("the corpus has no documents")
         return index.build(folder, batches, **options)
+    source = documents.model if isinstance(documents, EmbeddingStore) else None
+    source = source or (encoder.reference if encoder else None)
+    if source is not None and "quantization" in source.options:
+        raise InputError(f"a {kind} index takes float vectors, not the codes of a quantization")
     if isinstance(documents, EmbeddingStore):
         embeddings, temporary = documents, None
     elif encoder is None:
