@@ -57,7 +57,7 @@ class CpuModernBert:
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """(T, H) token states after the last norm; no gradients."""
-        with torch.inference_mode():
+        with torch.no_grad():
             with self._packing:
                 self._refresh()
             embedding = self._model.embeddings.tok_embeddings.weight

@@ -356,7 +356,12 @@ def _token_modules() -> tuple[type, ...]:
 
 def _after_backbone(model: Any, features: dict[str, Any], role: Role) -> dict[str, Any]:
     """Every module but the first, as `BaseModel.forward` of Sentence Transformers calls them."""
+    from sentence_transformers.base.modules import Normalize
+
     for name, module in list(model.named_children())[1:]:
+        if isinstance(module, Normalize) and module.module_input_name in features:
+            # In bfloat16 a vector would come out up to 0.4 % too long or too short.
+            features[module.module_input_name] = features[module.module_input_name].float()
         wanted = {
             *(model.module_kwargs or {}).get(name, ()),
             *getattr(module, "forward_kwargs", ()),

@@ -22,7 +22,6 @@ _PROBE = (
     " outer blanks \n",
     "Naïve café, 東京!",
     "def f(x):\n\treturn x  # [MASK]",
-    "word " * 600,
 )
 
 # transformers' mark for "no limit known".
@@ -70,7 +69,8 @@ class UnpaddedTokenizer:
         tokenizer = transformer.tokenizer
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.padding_side != "right":
             return False
-        key = (prompt, role, self._limit(role), str(transformer.query_expansion), self._refreshed())
+        settings = (transformer.query_expansion, transformer.processing_kwargs)
+        key = (prompt, role, self._limit(role), str(settings), self._refreshed())
         if key not in self._trusted:
             self._trusted[key] = self._agrees(prompt, role)
         return self._trusted[key]
@@ -140,14 +140,16 @@ class UnpaddedTokenizer:
         return self._copies[limit]
 
     def _agrees(self, prompt: str, role: Role) -> bool:
-        features = self.transformer.preprocess(list(_PROBE), prompt=prompt or None, task=role)
+        # The last one shows whether the limit that we found is the one that counts.
+        probe = [*_PROBE, "word " * (self._limit(role) or 600)]
+        features = self.transformer.preprocess(probe, prompt=prompt or None, task=role)
         if "input_ids" not in features or "attention_mask" not in features:
             return False
         ids, mask = features["input_ids"], features["attention_mask"].bool()
         if "query_expansion_positions" in features:
             mask = mask | features["query_expansion_positions"]
         expected = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-        agrees = self(_PROBE, prompt=prompt, role=role).ids == expected
+        agrees = self(probe, prompt=prompt, role=role).ids == expected
         if not agrees:
             logger.warning(
                 "the model tokenises %s texts in a way of its own: encoding goes through "

@@ -188,3 +188,14 @@ def test_numbers_of_rows_are_few_and_little_is_added() -> None:
     assert len(set(computed)) <= 120
     assert len({each for each in computed if 512 <= each <= 1_024}) <= 9
     assert all(each <= given * 1.125 + 1 for given, each in zip(rows, computed, strict=True))
+
+
+def test_states_of_a_frozen_backbone_can_train_what_follows(
+    make_model: Any, token_ids: Any
+) -> None:
+    with torch.no_grad():
+        states = PackedModernBert(make_model())(pack(token_ids(LENGTHS)))
+    head = torch.nn.Linear(32, 1)
+    torch.autograd.backward(head(states).sum())
+    assert head.weight.grad is not None
+    torch.testing.assert_close(head.weight.grad[0], states.sum(0))
