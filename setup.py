@@ -78,7 +78,9 @@ setup(
         Extension(
             "retrieval._kernels",
             sources=["native/interface.cpp", "native/modernbert.cpp"],
-            depends=["native/kernels.h", "native/simd.h"],
+            depends=[
+                f"native/{name}.h" for name in ("attention", "attention_packing", "kernels", "simd")
+            ],
             optional=True,
         )
     ],

@@ -51,7 +51,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 1; }
+int retrieval_abi_version() { return 2; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -83,12 +83,6 @@ void retrieval_attention(int is_bfloat16, const void* qkv, void* out, const Atte
                          const int32_t* offsets, const int32_t* key_counts, const float* cosines,
                          const float* sines) {
     current->kernels->attention[is_bfloat16](qkv, out, shape, offsets, key_counts, cosines, sines);
-}
-
-// Rotate the queries and keys of qkv in place, for an attention that is not ours.
-void retrieval_rotate(int is_bfloat16, void* qkv, const AttentionShape* shape,
-                      const int32_t* offsets, const float* cosines, const float* sines) {
-    current->kernels->rotate[is_bfloat16](qkv, shape, offsets, cosines, sines);
 }
 
 void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, const float* bias,

@@ -80,21 +80,6 @@ def attention(
     return out
 
 
-def rotate_(
-    qkv: Tensor, *, heads: int, offsets: NDArray[np.int32], cosines: Tensor, sines: Tensor
-) -> None:
-    """Rotate the queries and keys of `qkv` in place; arguments as in `attention`."""
-    shape = _shape(len(offsets) - 1, heads, qkv.shape[1] // 3 // heads, None)
-    _library().retrieval_rotate(
-        _IS_BFLOAT16[qkv.dtype],
-        _pointer(qkv.data_ptr()),
-        ctypes.byref(shape),
-        _pointer(offsets.ctypes.data),
-        _pointer(cosines.data_ptr()),
-        _pointer(sines.data_ptr()),
-    )
-
-
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """Normalise each row of x (T, H), contiguous; weight and bias are (H,) float32."""
     out = torch.empty_like(x)
