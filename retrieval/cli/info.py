@@ -45,6 +45,8 @@ def info(
 def _installation() -> dict[str, Any]:
     import torch
 
+    from retrieval import native
+    from retrieval.backbone.attention_choice import resolve
     from retrieval.backbone.precision import has_fast_bfloat16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,6 +62,8 @@ def _installation() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "training precision": "bfloat16" if has_fast_bfloat16(device) else "float32",
+        "ModernBERT kernels": native.instruction_set() or "none: torch",
+        "attention": resolve("auto", device, torch.bfloat16, False),
         "PLAID engine": "NumPy",
     }
 
