@@ -17,11 +17,9 @@ def main() -> None:
     """One row a workload and system, with what they were measured on above them."""
     reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("encode-*.json"))]
     for kernels, threads in sorted({(_kernels(each), each["threads"]) for each in reports}):
+        print(f"Kernels `{kernels}`, threads {threads}; the peer with its best batch size:\n")
         print(
-            f"Kernels `{kernels}`, {threads} thread(s), Sentence Transformers with its best batch:\n"
-        )
-        print(
-            "| workload | padding, batch | system | tokens/s | over ST bf16 | of the bf16 rate | cosine |"
+            "| workload | padding, batch | system | tokens/s | x ST bf16 | of bf16 rate | cosine |"
         )
         print("|---|---|---|---:|---:|---:|---:|")
         for report in reports:

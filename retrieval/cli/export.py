@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from retrieval.cli.options import AsJson, Overwrite, load_model
+from retrieval.cli.options import AsJson, ModelOptions, Overwrite, load_model
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
     from retrieval.encoders.export import export_model, writer
 
     writer(to)  # a missing extra is told before the model is loaded
-    encoder = load_model(model, "cpu", batch_size=32)
+    encoder = load_model(model, ModelOptions(device="cpu"))
     done = export_model(encoder, output, to=to, overwrite=overwrite)
     if as_json:
         facts = done._asdict() | {"folder": str(done.folder), "model": done.model._asdict()}

@@ -143,7 +143,7 @@ class UnpaddedTokenizer:
 
     def _agrees(self, prompt: str, role: Role) -> bool:
         # The last one shows whether the limit that we found is the one that counts.
-        probe = [*_PROBE, "word " * (self._limit(role) or 600)]
+        probe = [*_PROBE, "word " * (self.limit(role) or 600)]
         features = self.transformer.preprocess(probe, prompt=prompt or None, task=role)
         if "input_ids" not in features or "attention_mask" not in features:
             return False
