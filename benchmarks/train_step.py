@@ -6,7 +6,12 @@
 64 unsorted pairs, queries of some 15 tokens and passages of some 155, through
 MultipleNegativesRankingLoss of the same model: forward and backward, with `unpadded(model)` and
 without, one after the other in every round, in float32 and under bfloat16 autocast. A ratio is
-printed only where both losses agree. Under a minute on two processor cores.
+printed only where both losses agree. Two to four minutes on one processor core.
+
+With glibc's defaults large tensors come from fresh pages at every step, which costs the padded side
+more: on a virtual machine 7.0x in float32 was 4.7x without the page faults, which these leave out:
+
+    MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 python benchmarks/...
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import subprocess
 import tempfile
@@ -65,9 +71,14 @@ def main() -> None:
             "hardware": {
                 "device": arguments.device,
                 "processor": platform.processor(),
-                "capabilities": torch.cpu.get_capabilities(),
+                "capabilities": dict(torch.cpu.get_capabilities()),
             },
             "versions": {name: version(name) for name in ("torch", "sentence-transformers")},
+            "environment": {
+                key: value
+                for key, value in os.environ.items()
+                if key.startswith(("MALLOC_", "OMP_"))
+            },
             "settings": {key: str(value) for key, value in vars(arguments).items()},
             "padding": padded / real,
             "results": results,
