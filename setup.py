@@ -13,6 +13,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 FLAGS = [
     "-O3",
@@ -29,11 +30,17 @@ if platform.system() == "Linux":
     LINK_FLAGS.append("-Wl,--exclude-libs,ALL")  # keep the C++ runtime's names to ourselves
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {"portable": []}
+# Attention on AMX tiles: the function's name and its flags.
+EMULATED_TILES = {"portable_emulated_tile_attention": ["-DEMULATE_TILES"]}
+AMX = ["-mamx-tile", "-mamx-bf16"]
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512": [*AVX512, "-mprefer-vector-width=512"],
         "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"],
+    }
+    EMULATED_TILES |= {
+        "emulated_tile_attention": [*INSTRUCTION_SETS["avx512_bf16"], "-DEMULATE_TILES"]
     }
 
 
@@ -47,8 +54,23 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Compile and link."""
         folder = Path(self.build_temp)
-        objects = self.compiler.compile(
-            ["native/interface.cpp"], output_dir=str(folder), extra_postargs=FLAGS
+        objects: list[str] = []
+        macros = []
+        for name, flags in EMULATED_TILES.items():
+            objects += self._compile_tiles(name, flags)
+        if platform.system() == "Linux" and "avx512_bf16" in INSTRUCTION_SETS:
+            try:
+                objects += self._compile_tiles(
+                    "amx_attention", [*INSTRUCTION_SETS["avx512_bf16"], *AMX]
+                )
+                macros = [("HAS_AMX", "1")]
+            except CompileError as error:
+                self.warn(f"this compiler lacks AMX, so the library will not use it: {error}")
+        objects += self.compiler.compile(
+            ["native/interface.cpp", "native/amx.cpp"],
+            output_dir=str(folder),
+            macros=macros,
+            extra_postargs=FLAGS,
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
@@ -64,6 +86,15 @@ class BuildLibrary(build_ext):
             target_lang="c++",
         )
 
+    def _compile_tiles(self, name: str, flags: list[str]) -> list[str]:
+        objects: list[str] = self.compiler.compile(
+            ["native/attention_tiles.cpp"],
+            output_dir=str(Path(self.build_temp) / name),
+            macros=[("ATTENTION", name)],
+            extra_postargs=[*FLAGS, *flags],
+        )
+        return objects
+
 
 class PlatformWheel(bdist_wheel):
     """A wheel for this platform and any Python 3."""
@@ -77,8 +108,8 @@ setup(
     ext_modules=[
         Extension(
             "retrieval._kernels",
-            sources=["native/interface.cpp", "native/int8.cpp", "native/modernbert.cpp"],
-            depends=["native/int8.h", "native/kernels.h", "native/rows.h", "native/simd.h"],
+            sources=[str(path) for path in sorted(Path("native").glob("*.cpp"))],
+            depends=[str(path) for path in sorted(Path("native").glob("*.h"))],
             optional=True,
         )
     ],

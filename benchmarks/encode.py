@@ -24,7 +24,6 @@ import logging
 import platform
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from measures import PeakMemory, padding, product_rate
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
@@ -134,7 +134,7 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     rates, vectors = [], {}
     for _ in range(arguments.repeats):
-        rates.append(_product_rate(shape_name, arguments))
+        rates.append(product_rate(shape, threads=arguments.threads, device=arguments.device))
         for system in systems:
             vectors[system.name] = _timed(system, texts)
     reference = vectors[systems[0].name]
@@ -162,7 +162,7 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "tokens": int(lengths.sum()),
         "longest": int(lengths.max()),
         "mean": float(lengths.mean()),
-        "st_padding": _padding(texts, lengths, peers[-1].batch_size or 1),
+        "st_padding": padding(texts, lengths, peers[-1].batch_size or 1),
         "bf16_gflops": median(rates) / 1e9,
         "rows": rows,
     }
@@ -222,96 +222,12 @@ def _best_batch_size(system: System, texts: list[str]) -> int:
 
 def _timed(system: System, texts: list[str]) -> Vectors:
     gc.collect()
-    with _PeakMemory() as memory:
+    with PeakMemory() as memory:
         started = time.perf_counter()
         vectors = system.encode(texts)
         system.seconds.append(time.perf_counter() - started)
     system.memory_mb.append(memory.peak_mb)
     return vectors
-
-
-class _PeakMemory:
-    """Largest growth of this process's resident memory while it is open, sampled."""
-
-    def __enter__(self) -> _PeakMemory:
-        self._start = _resident_mb()
-        self.peak_mb = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak_mb = max(self.peak_mb, _resident_mb() - self._start)
-
-
-def _resident_mb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.memory_reserved() / 2**20
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def _product_rate(shape_name: ShapeName, arguments: argparse.Namespace) -> float:
-    """Operations a second of the layers' bfloat16 products alone, as torch does them best.
-
-    With several threads each multiplies matrices of its own, so that nobody waits at a barrier.
-    """
-    shape = SHAPES[shape_name]
-    sizes = [
-        (shape.hidden, 3 * shape.hidden),
-        (shape.hidden, shape.hidden),
-        (shape.hidden, 2 * shape.intermediate),
-        (shape.intermediate, shape.hidden),
-    ]
-    rows = 65_536 if arguments.device == "cuda" else 1024
-    products = []
-    with torch.inference_mode():
-        for width, out in sizes:
-            x = torch.randn(rows, width, dtype=torch.bfloat16, device=arguments.device)
-            weight = torch.randn(out, width, dtype=torch.bfloat16, device=arguments.device)
-            products.append((x, weight))
-    operations = 2 * rows * sum(width * out for width, out in sizes)
-    repeats = max(1, int(2e10 * (500 if arguments.device == "cuda" else 1) / operations))
-    threads = 1 if arguments.device == "cuda" else arguments.threads
-    seconds = [0.0] * threads
-
-    def work(number: int) -> None:
-        torch.set_num_threads(1)
-        with torch.inference_mode():
-            for timed in (False, True):
-                started = time.perf_counter()
-                for _ in range(repeats):
-                    for x, weight in products:
-                        torch.nn.functional.linear(x, weight)
-                if arguments.device == "cuda":
-                    torch.cuda.synchronize()
-                if timed:
-                    seconds[number] = time.perf_counter() - started
-
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join()
-    torch.set_num_threads(arguments.threads)
-    return threads * repeats * operations / max(seconds)
-
-
-def _padding(texts: list[str], lengths: NDArray[np.int64], batch_size: int) -> float:
-    """Padded over real tokens where texts are sorted by characters, as the peer sorts them."""
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    padded = sum(
-        int(lengths[order[start : start + batch_size]].max())
-        * len(order[start : start + batch_size])
-        for start in range(0, len(order), batch_size)
-    )
-    return padded / int(lengths.sum())
 
 
 def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:

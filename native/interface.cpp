@@ -1,5 +1,6 @@
 // The plain C interface: every function that Python calls, and the choice of instruction set.
 
+#include "amx.h"
 #include "int8.h"
 #include "kernels.h"
 
@@ -10,7 +11,12 @@ extern const Int8Kernels portable_int8_kernels;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
 extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
+AttentionFunction emulated_tile_attention;
+#if defined(HAS_AMX)
+AttentionFunction amx_attention;
 #endif
+#endif
+AttentionFunction portable_emulated_tile_attention;
 
 namespace {
 
@@ -19,17 +25,36 @@ struct InstructionSet {
     bool (*is_supported)();
     const ModernBertKernels* kernels;
     const Int8Kernels* int8_kernels;
+    // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
+    AttentionFunction* tile_attention = nullptr;
+    bool is_only_on_request = false;
 };
+
+#if defined(__x86_64__)
+bool has_avx512_bf16() {
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+#if defined(HAS_AMX)
+bool has_amx() { return has_avx512_bf16() && has_tiles(); }
+
+// A compiler or a system that moves tiles' contents would be noticed here, and not by users.
+bool computes_on_amx() {
+    static const bool is_right = attends_alike(amx_attention, avx512_bf16_kernels.attention[1]);
+    return is_right;
+}
+#endif
 
 // Best first.
 const InstructionSet SETS[] = {
+#if defined(HAS_AMX)
+    {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
+     &avx512_bf16_int8_kernels, amx_attention},
+#endif
 #if defined(__x86_64__)
-    {"avx512_bf16",
-     [] {
-         return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-     },
-     &avx512_bf16_kernels, &avx512_bf16_int8_kernels},
+    {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
      &avx512_kernels, &avx512_int8_kernels},
@@ -37,6 +62,13 @@ const InstructionSet SETS[] = {
      &avx2_kernels, &avx2_int8_kernels},
 #endif
     {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels},
+// For tests of what computes on tiles.
+#if defined(__x86_64__)
+    {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
+     emulated_tile_attention, true},
+#endif
+    {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
+     portable_emulated_tile_attention, true},
 };
 
 const InstructionSet* best() {
@@ -60,8 +92,21 @@ int retrieval_abi_version() { return 2; }
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
     for (const InstructionSet& each : SETS)
-        if (each.is_supported() && number-- == 0) return each.name;
+        if (!each.is_only_on_request && each.is_supported() && number-- == 0) return each.name;
     return nullptr;
+}
+
+// The name of the instruction set that this processor has and that gave wrong results, or null.
+const char* retrieval_rejected_instruction_set() {
+#if defined(HAS_AMX)
+    if (has_amx() && !computes_on_amx()) return "avx512_amx";
+#endif
+    return nullptr;
+}
+
+// Whether an attention of bfloat16 gives what the portable one gives.
+int retrieval_attention_is_right(AttentionFunction* attention) {
+    return attends_alike(attention, portable_kernels.attention[1]);
 }
 
 const char* retrieval_current_instruction_set() { return current->name; }
@@ -77,7 +122,8 @@ int retrieval_choose_instruction_set(const char* name) {
     return -1;
 }
 
-// Whether the current instruction set multiplies bytes faster than wider numbers.
+// Whether the current instruction set multiplies bytes faster than wider numbers; AMX is faster in
+// bfloat16 than our products of bytes are.
 int retrieval_has_fast_int8() { return std::strcmp(current->name, "avx512_bf16") == 0; }
 
 int retrieval_panel_columns() { return PANEL_COLUMNS; }
@@ -111,13 +157,10 @@ int retrieval_max_head_width() { return MAX_HEAD_WIDTH; }
 void retrieval_attention(int is_bfloat16, const void* qkv, void* out, const AttentionShape* shape,
                          const int32_t* offsets, const int32_t* key_counts, const float* cosines,
                          const float* sines) {
-    current->kernels->attention[is_bfloat16](qkv, out, shape, offsets, key_counts, cosines, sines);
-}
-
-// Rotate the queries and keys of qkv in place, for an attention that is not ours.
-void retrieval_rotate(int is_bfloat16, void* qkv, const AttentionShape* shape,
-                      const int32_t* offsets, const float* cosines, const float* sines) {
-    current->kernels->rotate[is_bfloat16](qkv, shape, offsets, cosines, sines);
+    AttentionFunction* tiles = is_bfloat16 && shape->head_width % 32 == 0 ? current->tile_attention
+                                                                          : nullptr;
+    AttentionFunction* attention = tiles ? tiles : current->kernels->attention[is_bfloat16];
+    attention(qkv, out, shape, offsets, key_counts, cosines, sines);
 }
 
 void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, const float* bias,

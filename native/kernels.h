@@ -8,15 +8,16 @@ constexpr int MAX_HEAD_WIDTH = 256;
 struct AttentionShape {
     int32_t sequences, heads, head_width;
     int32_t window;  // keys |i - j| <= window are seen; all of them where it is negative
-    float scale;
+    float scale;     // above 0
 };
 
+// Arguments as in interface.cpp.
+typedef void AttentionFunction(const void* qkv, void* out, const AttentionShape* shape,
+                               const int32_t* offsets, const int32_t* key_counts,
+                               const float* cosines, const float* sines);
+
 struct ModernBertKernels {
-    void (*attention[2])(const void* qkv, void* out, const AttentionShape* shape,
-                         const int32_t* offsets, const int32_t* key_counts, const float* cosines,
-                         const float* sines);
-    void (*rotate[2])(void* qkv, const AttentionShape* shape, const int32_t* offsets,
-                      const float* cosines, const float* sines);
+    AttentionFunction* attention[2];
     void (*layer_norm[2])(const void* in, const float* weight, const float* bias, void* out,
                           int64_t tokens, int width, float epsilon);
     void (*geglu[2])(const void* in, void* out, int64_t tokens, int width);

@@ -40,6 +40,12 @@ def library() -> ctypes.CDLL | None:
         return None
     found.retrieval_instruction_set.restype = ctypes.c_char_p
     found.retrieval_current_instruction_set.restype = ctypes.c_char_p
+    found.retrieval_rejected_instruction_set.restype = ctypes.c_char_p
+    rejected = found.retrieval_rejected_instruction_set()
+    if rejected is not None:
+        logger.warning(
+            "%s gave wrong results in the library's check of itself: not used", rejected.decode()
+        )
     logger.info("compiled kernels: %s", found.retrieval_current_instruction_set().decode())
     return found
 
@@ -73,7 +79,8 @@ def choose_instruction_set(name: str) -> None:
     """Run everything in this process with one instruction set, for tests and comparisons.
 
     Args:
-        name: one of `instruction_sets()`.
+        name: one of `instruction_sets()`, or "amx_emulated" or "amx_emulated_portable", which run
+            the attention of "avx512_amx" where no processor has it.
 
     Raises:
         ConfigError: the library or the processor does not have it.

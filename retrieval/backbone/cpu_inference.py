@@ -18,15 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrieval.backbone import int8, kernels
-from retrieval.backbone.packing import Int32s, PackedBatch
+from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.rotary import RotaryTables
 
 # oneDNN chooses a weight's layout for products of about so many rows.
 PACKED_ROWS = 1024
-
-# From so many tokens on, torch's attention on AMX tiles beats our AVX-512 kernel by arithmetic
-# (eight times the rate of the products, against packing and a pass more over the queries).
-TILE_MIN_LENGTH = 512
 
 
 class CpuModernBert:
@@ -61,10 +57,11 @@ class CpuModernBert:
             with self._packing:
                 self._refresh()
             embedding = self._model.embeddings.tok_embeddings.weight
-            x = self._first_norm(F.embedding(batch.ids, embedding))
+            rows = len(batch.ids)
+            x = self._first_norm(F.embedding(F.pad(batch.ids, (0, _spare_rows(rows))), embedding))
             for layer in self._layers:
                 x = layer(x, batch, self._rotary)
-            return self._last_norm(x)
+            return self._last_norm(x)[:rows]
 
     def _refresh(self) -> None:
         version = tuple((each.data_ptr(), _version(each)) for each in self._model.parameters())
@@ -102,8 +99,7 @@ class _Layer:
         norm = self.attention_norm
         qkv = self.qkv(take.rows(x) if norm is None else take.norm(x, norm))
         cosines, sines = rotary(self.kind, batch.longest, x.device)
-        attend = _attend_by_tiles if self._takes_tiles(x, batch) else kernels.attention
-        attended = attend(
+        attended = kernels.attention(
             qkv,
             heads=self.heads,
             offsets=batch.offsets,
@@ -114,15 +110,6 @@ class _Layer:
         )
         x = self.attention_out.plus(take.rows(attended), x)
         return self.mlp_out.plus(take.geglu(self.mlp_in(take.norm(x, self.mlp_norm))), x)
-
-    def _takes_tiles(self, x: Tensor, batch: PackedBatch) -> bool:
-        return (
-            self.window is None
-            and batch.key_lengths is None
-            and int(batch.lengths.min()) >= TILE_MIN_LENGTH
-            and x.dtype == torch.bfloat16
-            and _has_tiles()
-        )
 
 
 class _Norm:
@@ -194,37 +181,6 @@ class _Linear:
         return out
 
 
-def _attend_by_tiles(
-    qkv: Tensor,
-    *,
-    heads: int,
-    offsets: Int32s,
-    key_lengths: Int32s | None,
-    window: int | None,
-    cosines: Tensor,
-    sines: Tensor,
-) -> Tensor:
-    """As `kernels.attention` for global layers, by torch's attention, which computes on AMX."""
-    assert key_lengths is None, "every token is a key"
-    assert window is None, "global layers only"
-    kernels.rotate_(qkv, heads=heads, offsets=offsets, cosines=cosines, sines=sines)
-    tokens, width = qkv.shape[0], qkv.shape[1] // 3
-    out = torch.empty(tokens, width, dtype=qkv.dtype)
-    q, k, v = qkv.view(tokens, 3, heads, width // heads).unbind(1)
-    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        one_q, one_k, one_v = (each[start:end].transpose(0, 1)[None] for each in (q, k, v))
-        attended = F.scaled_dot_product_attention(one_q, one_k, one_v)
-        out[start:end] = attended[0].transpose(0, 1).flatten(1)
-    return out
-
-
-@cache
-def _has_tiles() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
-
-
 @cache
 def _can_pack(dtype: torch.dtype) -> bool:
     """Whether torch offers oneDNN's packed linear layers (it names them as its own affair)."""
@@ -232,6 +188,15 @@ def _can_pack(dtype: torch.dtype) -> bool:
     if not torch._C._has_mkldnn or not hasattr(operators, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or bool(operators._is_mkldnn_bf16_supported())
+
+
+def _spare_rows(rows: int) -> int:
+    """Rows to add, some 1.5 %, so that there are few different numbers of them.
+
+    oneDNN compiles a product for every number of rows that it meets, and keeps the last thousand:
+    some 0.3 MB each, for every thread.
+    """
+    return -rows % min(128, 1 << max(0, rows.bit_length() - 4))
 
 
 def _version(parameter: Tensor) -> int:

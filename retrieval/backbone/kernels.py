@@ -83,21 +83,6 @@ def attention(
     return out
 
 
-def rotate_(
-    qkv: Tensor, *, heads: int, offsets: NDArray[np.int32], cosines: Tensor, sines: Tensor
-) -> None:
-    """Rotate the queries and keys of `qkv` in place; arguments as in `attention`."""
-    shape = _shape(len(offsets) - 1, heads, qkv.shape[1] // 3 // heads, None)
-    native.loaded().retrieval_rotate(
-        IS_BFLOAT16[qkv.dtype],
-        pointer(qkv),
-        ctypes.byref(shape),
-        ctypes.c_void_p(offsets.ctypes.data),
-        pointer(cosines),
-        pointer(sines),
-    )
-
-
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """Normalise each row of x (T, H), contiguous; weight and bias are (H,) float32."""
     out = torch.empty_like(x)

@@ -140,7 +140,7 @@ def token_batches(lengths: Int32s, budget: int, *, parts: int = 1) -> list[NDArr
         The numbers of the texts of each batch.
 
     >>> [batch.tolist() for batch in token_batches(np.int32([3, 9, 4, 2]), budget=7)]
-    [[1], [2, 0], [3]]
+    [[1], [2], [0, 3]]
     """
     total = int(lengths.sum(dtype=np.int64))
     budget = max(1, min(budget, -(-total // parts)))
@@ -152,4 +152,21 @@ def token_batches(lengths: Int32s, budget: int, *, parts: int = 1) -> list[NDArr
         stop = max(start + 1, int(np.searchsorted(ends, taken + budget, side="right")))
         batches.append(order[start:stop])
         start, taken = stop, int(ends[stop - 1])
-    return batches
+    return _with_even_end(batches, lengths, budget)
+
+
+def _with_even_end(
+    batches: list[NDArray[np.int64]], lengths: Int32s, budget: int
+) -> list[NDArray[np.int64]]:
+    """Halve the tokens of the last two batches where the last one would be small.
+
+    Sizes of batches are then few: oneDNN compiles and keeps a product for each that it meets.
+    """
+    if len(batches) < 2 or 2 * lengths[batches[-1]].sum() >= lengths[batches[-2]].sum():
+        return batches
+    tail = np.concatenate(batches[-2:])
+    ends = np.cumsum(lengths[tail], dtype=np.int64)
+    cut = max(1, int(np.searchsorted(ends, ends[-1] / 2, side="right")))
+    if ends[-1] - ends[cut - 1] > budget:
+        return batches
+    return [*batches[:-2], tail[:cut], tail[cut:]]

@@ -332,8 +332,11 @@ class DenseEncoder:
 
     def _full_width(self) -> int:
         model: Any = self.model
-        with model.truncate_embeddings(None):
+        cut, model.truncate_dim = model.truncate_dim, None
+        try:
             return self.width
+        finally:
+            model.truncate_dim = cut
 
     def _given_options(self) -> dict[str, Any]:
         options = {key: value for key, value in self._options.items() if value is not None}

@@ -360,7 +360,7 @@ def _after_backbone(model: Any, features: dict[str, Any], role: Role) -> dict[st
 
     for name, module in list(model.named_children())[1:]:
         if isinstance(module, Normalize) and module.module_input_name in features:
-            # In bfloat16 a vector would come out up to 0.4 % too long or too short.
+            # In bfloat16 a vector would come out up to 0.5 % too long or too short.
             features[module.module_input_name] = features[module.module_input_name].float()
         wanted = {
             *(model.module_kwargs or {}).get(name, ()),

@@ -18,9 +18,10 @@ from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.dense import Dtype, torch_dtype
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
+from retrieval.encoders.multi_vector_settings import native_settings, pylate_settings
 from retrieval.encoders.streaming import Report, in_windows, silent
 from retrieval.encoders.token_limits import check_token_limit, document_limit, set_token_limits
-from retrieval.encoders.token_reduction import TokenReduction, pipeline_pooling
+from retrieval.encoders.token_reduction import TokenReduction
 from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, ConfigError, MissingExtraError, MissingNativeError
 from retrieval.files import read_json, write_json
@@ -241,8 +242,8 @@ class MultiVectorEncoder:
     @cached_property
     def reference(self) -> ModelReference:
         """Name, fingerprint, kind, width and options; computed once, and again after `save`."""
-        settings = self._pylate_settings() if self._is_pylate else self._native_settings()
-        settings |= self.reduction.settings(self._full_width())
+        read_settings = pylate_settings if self._is_pylate else native_settings
+        settings = read_settings(self.model) | self.reduction.settings(self._full_width())
         return ModelReference(
             name=self._name,
             fingerprint=fingerprint(self.model.state_dict(), self.model.tokenizer, settings),
@@ -382,59 +383,6 @@ class MultiVectorEncoder:
     def _given_options(self) -> dict[str, Any]:
         options = {**self.reduction.options(), **self._options}
         return {key: value for key, value in options.items() if value is not None}
-
-    def _native_settings(self) -> dict[str, Any]:
-        transformer = self.model[0]
-        expansion = transformer.query_expansion
-        mask: Any = next(
-            (module for module in self.model if hasattr(module, "skiplist_words")), None
-        )
-        pooling = pipeline_pooling(self.model)
-        settings = _settings(
-            query_length=expansion["length"] if expansion else transformer.query_length,
-            document_length=transformer.document_length,
-            prompts={role: self._tokens(text) for role, text in self.model.prompts.items()},
-            expansion=[bool(expansion["attend"])] if expansion else [],
-            skiplist=mask.skiplist_words if mask is not None else [],
-        )
-        return {**settings, "pipeline_pooling": pooling} if pooling else settings
-
-    def _pylate_settings(self) -> dict[str, Any]:
-        model = self.model
-        prefixes = {"query": model.query_prefix, "document": model.document_prefix}
-        prompts = {
-            role: ([prefix] if prefix else []) + self._tokens(model.prompts.get(role))
-            for role, prefix in prefixes.items()
-        }
-        return _settings(
-            query_length=model.query_length,
-            document_length=model.document_length,
-            prompts=prompts,
-            expansion=[bool(model.attend_to_expansion_tokens)] if model.do_query_expansion else [],
-            skiplist=model.skiplist_words,
-        )
-
-    def _tokens(self, prompt: str | None) -> list[str]:
-        """A prompt as the model sees it, however the library that loaded it spells the blanks."""
-        return list(self.model.tokenizer.tokenize(prompt or ""))
-
-
-def _settings(
-    *,
-    query_length: int | None,
-    document_length: int | None,
-    prompts: dict[str, list[str]],
-    expansion: list[bool],
-    skiplist: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "kind": "multi_vector",
-        "query_length": query_length,
-        "document_length": document_length,
-        "prompts": {key: value for key, value in sorted(prompts.items()) if value},
-        "expansion_attends": expansion,
-        "skiplist": sorted(skiplist),
-    }
 
 
 def _reported(batches: Iterator[Batch], report: Report) -> Iterator[Batch]:

@@ -75,15 +75,6 @@ class TokenReduction:
         )
 
 
-def pipeline_pooling(model: Any) -> list[dict[str, Any]]:
-    """The settings of token pooling that a checkpoint itself has, for its fingerprint."""
-    return [
-        {"type": type(module).__name__, **module.get_config_dict()}
-        for module in model
-        if hasattr(module, "pool_one")
-    ]
-
-
 def _unit_length(vectors: TokenVectors) -> TokenVectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     shortened: TokenVectors = vectors / np.maximum(lengths, np.float32(1e-12))

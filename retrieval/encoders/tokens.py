@@ -86,7 +86,7 @@ class UnpaddedTokenizer:
         self._refreshed()
         limit = self._limit(role)
         prompted = [prompt + text for text in texts]
-        encodings = self._tokenizer(limit).encode_batch(prompted)
+        encodings = self._tokenizer(limit).encode_batch_fast(prompted)
         ids = [encoding.ids for encoding in encodings]
         real = np.fromiter(map(len, ids), np.int32, len(ids))
         truncated = sum(

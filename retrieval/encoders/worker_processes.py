@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection, get_context
@@ -206,6 +207,12 @@ def _loaded(job: Job, device: str, threads: int | None) -> Encoder:
         import torch
 
         torch.set_num_threads(threads)
+    if "transformers" in sys.modules:  # the parent shows how far we are, and nobody else
+        from transformers.utils import logging
+
+        quiet: Any = logging
+        quiet.disable_progress_bar()
+        quiet.set_verbosity_error()
     encoder = job.reload(device=device)
     if encoder.reference.fingerprint != job.model.fingerprint:
         raise ModelMismatchError(

@@ -92,6 +92,7 @@ def build_index(
     encoder: Encoder | None = None,
     settings: Any = None,
     store: StoreSettings | None = None,
+    devices: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Index[Any]:
@@ -104,6 +105,7 @@ def build_index(
         encoder: needed for a corpus, unless the index is lexical.
         settings: the index's settings dataclass; defaults where None.
         store: how the embeddings are kept until the index is built.
+        devices: encode in one process for each of these; see `write_embeddings`.
         overwrite: replace an index that is there, once the new one is complete.
         progress: show bars on stderr.
 
@@ -133,7 +135,9 @@ def build_index(
         raise InputError(f"a {kind} index needs an encoder")
     else:
         temporary = folder / "embeddings"
-        embeddings = write_embeddings(temporary, documents, encoder, store, progress=progress)
+        embeddings = write_embeddings(
+            temporary, documents, encoder, store, devices=devices, progress=progress
+        )
     if not len(embeddings):
         raise InputError("the corpus has no documents")
     built = index.build(

@@ -174,25 +174,6 @@ def test_a_token_that_sees_no_key_gives_zeros(instruction_set: str, dtype: torch
 
 @needs_library
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("width", [2, 20, 64, 96])
-def test_rotation_in_place_leaves_the_values_alone(
-    instruction_set: str, dtype: torch.dtype, width: int
-) -> None:
-    lengths = [5, 1, 40]
-    qkv = torch.randn(46, 3 * 2 * width).to(dtype)
-    cosines, sines = tables(40, width)
-    batch = pack([[1] * length for length in lengths])
-    table = [each[batch.positions][:, None] for each in (cosines, sines)]
-    q, k, v = qkv.float().view(46, 3, 2, width).unbind(1)
-    expected = torch.stack([rotate(q, *table), rotate(k, *table), v], 1).flatten(1)
-    found = qkv.clone()
-    kernels.rotate_(found, heads=2, offsets=batch.offsets, cosines=cosines, sines=sines)
-    check(found, expected, dtype)
-    assert torch.equal(found[:, 4 * width :], qkv[:, 4 * width :])
-
-
-@needs_library
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [1, 5, 16, 40, 100, 256])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_layer_norm_is_that_of_torch(

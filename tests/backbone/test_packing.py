@@ -64,9 +64,19 @@ def test_batches_hold_every_text_once_longest_first_within_the_budget(
     assert all(len(each) == 1 or numbers[each].sum() <= budget for each in batches)
 
 
+def test_the_last_two_batches_are_halved_only_within_the_budget() -> None:
+    lengths = np.array([20, 15, 9, 9, 1], np.int32)
+    batches = token_batches(lengths, 20)
+    assert [lengths[each].sum() for each in batches] == [20, 15, 19]
+    lengths = np.array([20, 10, 10, 1], np.int32)
+    assert [lengths[each].sum() for each in token_batches(lengths, 20)] == [20, 10, 11]
+    lengths = np.array([90, 1], np.int32)
+    assert [lengths[each].sum() for each in token_batches(lengths, 20)] == [90, 1]
+
+
 def test_batches_are_as_full_as_the_budget_allows() -> None:
     batches = token_batches(np.full(100, 10, np.int32), 35)
-    assert [len(each) for each in batches] == [3] * 33 + [1]
+    assert [len(each) for each in batches] == [3] * 32 + [2, 2], "no small one at the end"
 
 
 @pytest.mark.parametrize("parts", [2, 3, 8])

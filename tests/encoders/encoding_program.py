@@ -1,6 +1,7 @@
 """A program that encodes a corpus slowly, for tests that kill it; it needs no torch.
 
 python encoding_program.py FOLDER LOG [--devices one,two] [--fails-at ID] [--dies-at ID]
+    [--stalls-at ID]
 
 Each document leaves a line `process id` in LOG before it is encoded.
 """
@@ -32,14 +33,17 @@ class SlowEncoder:
 
     reference = ModelReference("slow", "fingerprint of slow", False, 2)
 
-    def __init__(self, log: Path, fails_at: str, dies_at: str, device: str = "") -> None:
+    def __init__(
+        self, log: Path, fails_at: str, dies_at: str, stalls_at: str, device: str = ""
+    ) -> None:
         self._log = log
         self._fails_at = fails_at
         self._dies_at = dies_at
+        self._stalls_at = stalls_at
 
     @property
     def reload(self) -> Callable[..., SlowEncoder]:
-        return partial(SlowEncoder, self._log, self._fails_at, self._dies_at)
+        return partial(SlowEncoder, self._log, self._fails_at, self._dies_at, self._stalls_at)
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         return self.encode_documents(texts)
@@ -53,7 +57,7 @@ class SlowEncoder:
                 raise ValueError("no such word")
             if name == self._dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(SECONDS)
+            time.sleep(SECONDS if name != self._stalls_at else 600)
             yield np.array([len(text), 1 / int(name[1:] or 0) if name != "d0" else 0], np.float32)
 
 
@@ -64,9 +68,10 @@ def main() -> None:
     parser.add_argument("--devices", default="")
     parser.add_argument("--fails-at", default="")
     parser.add_argument("--dies-at", default="")
+    parser.add_argument("--stalls-at", default="")
     given = parser.parse_args()
     devices = given.devices.split(",") if given.devices else None
-    encoder = SlowEncoder(given.log, given.fails_at, given.dies_at)
+    encoder = SlowEncoder(given.log, given.fails_at, given.dies_at, given.stalls_at)
     try:
         write_embeddings(given.folder, iter(DOCUMENTS), encoder, SETTINGS, devices=devices)
     except RetrievalError as error:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from retrieval import DenseEncoder, MultiVectorEncoder
 from retrieval.encoders.embedding_store import EmbeddingStore, StoreSettings, write_embeddings
 from retrieval.encoders.quantization import Quantization
 from retrieval.encoders.stored_vectors import StoredDtype
@@ -221,3 +223,29 @@ def test_the_closing_line_counts_what_this_run_did(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("encoding documents: 6 in ")
     assert line.endswith("; 4 were there already")
+
+
+@pytest.mark.parametrize("kind", [DenseEncoder, MultiVectorEncoder])
+def test_shards_that_are_begun_ahead_hold_what_was_encoded_and_are_restored_to_the_bit(
+    tmp_path: Path, tiny_backbone: Path, kind: type[DenseEncoder | MultiVectorEncoder]
+) -> None:
+    encoder = kind.from_backbone(tiny_backbone, width=16, device="cpu")
+    documents = [Document(f"d{each}", "read a file " * (each % 4)) for each in range(9)]
+    store = write_embeddings(tmp_path, iter(documents), encoder, SETTINGS)
+    assert [each for shard in store for each in shard.documents] == documents
+    expected = encoder.encode_documents(each.contents for each in documents)
+    for shard in store:
+        for row, other in zip(shard.embeddings, expected):
+            np.testing.assert_allclose(row, other, atol=1e-5)
+    path = tmp_path / "shard-00001.safetensors"
+    before, tokens = path.read_bytes(), encoder.inference.encoded_tokens
+    path.unlink()
+    write_embeddings(tmp_path, iter(documents), encoder, SETTINGS)
+    assert path.read_bytes() == before
+    model: Any = encoder.model
+    prompt = model.prompts.get("document")
+    lengths = [
+        model[0].preprocess([each.contents], task="document", prompt=prompt)["input_ids"].shape[1]
+        for each in documents[4:8]
+    ]
+    assert encoder.inference.encoded_tokens - tokens == sum(lengths)

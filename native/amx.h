@@ -1,0 +1,12 @@
+// Whether attention on AMX tiles can be trusted here.
+#pragma once
+
+#include "kernels.h"
+
+// Whether the processor has tiles of bfloat16 and the system lets this process use them; asks the
+// system once.
+bool has_tiles();
+
+// Whether `candidate` attends as `reference` does, in bfloat16 on a small random problem, which
+// takes less than a millisecond.
+bool attends_alike(AttentionFunction* candidate, AttentionFunction* reference);

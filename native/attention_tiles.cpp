@@ -1,0 +1,100 @@
+// Attention in bfloat16 on AMX tiles. Compiled for processors that have them and, with
+// EMULATE_TILES, for any; ATTENTION names the function. Written where no processor had them: it is
+// tested through the emulation, and its speed is not known.
+
+#include "attention.h"
+#include "tiles.h"
+
+namespace {
+
+// The products of attention.h, on two by two tiles of sums (tiles 0 to 3), two of the left operand
+// (4 and 5) and two of the right one (6 and 7).
+struct TileProducts {
+    static constexpr bool PAIRS = true;
+    static constexpr int ROWS = 2 * TILE_SIDE, FEW_ROWS = TILE_SIDE;
+    static constexpr int KEY_COLUMNS = TILE_SIDE, KEY_STEP = 2 * TILE_SIDE, KEY_BLOCK = 256;
+    static constexpr int VALUE_STEP = 2 * TILE_SIDE;
+    static constexpr int SCORE_STRIDE = KEY_BLOCK + 16;
+
+    // Configuration belongs to the thread, and other libraries change it: loaded in every call.
+    TileProducts() {
+        TileConfiguration configuration = {};
+        configuration.palette = 1;
+        for (int tile = 0; tile < 8; ++tile) {
+            configuration.rows[tile] = TILE_SIDE;
+            configuration.row_bytes[tile] = 4 * TILE_SIDE;
+        }
+        tiles_configure(configuration);
+    }
+    ~TileProducts() { tiles_release(); }
+
+    // Adds a[i][s] * b[s][c] for `words` s; ROWS of a's rows, each `a_stride` words, and two tiles
+    // of columns, which begin at b and at b_second.
+    template <int ROWS>
+    static void multiply(const uint32_t* a, size_t a_stride, const uint32_t* b,
+                         const uint32_t* b_second, size_t b_stride, int words) {
+        for (int s = 0; s < words; s += TILE_SIDE) {
+            tile_load<4>(a + s, 4 * a_stride);
+            tile_load<6>(b + s * b_stride, 4 * b_stride);
+            tile_load<7>(b_second + s * b_stride, 4 * b_stride);
+            tile_multiply<0, 4, 6>();
+            tile_multiply<1, 4, 7>();
+            if constexpr (ROWS > TILE_SIDE) {
+                tile_load<5>(a + TILE_SIDE * a_stride + s, 4 * a_stride);
+                tile_multiply<2, 5, 6>();
+                tile_multiply<3, 5, 7>();
+            }
+        }
+    }
+
+    template <int ROWS> static void store_sums(float* out, size_t stride) {
+        tile_store<0>(out, 4 * stride);
+        tile_store<1>(out + TILE_SIDE, 4 * stride);
+        if constexpr (ROWS > TILE_SIDE) {
+            tile_store<2>(out + TILE_SIDE * stride, 4 * stride);
+            tile_store<3>(out + TILE_SIDE * stride + TILE_SIDE, 4 * stride);
+        }
+    }
+
+    // (Out of line, as add_values: in line, GCC 12 spills the addresses to memory between tiles.)
+    template <int ROWS>
+    [[gnu::noinline]] static void scores(const uint32_t* queries, const uint32_t* keys, int words,
+                                         int columns, float* out) {
+        for (int c = 0; c < columns; c += 2 * TILE_SIDE) {
+            tile_zero<0>();
+            tile_zero<1>();
+            if constexpr (ROWS > TILE_SIDE) {
+                tile_zero<2>();
+                tile_zero<3>();
+            }
+            multiply<ROWS>(queries, words, keys + c * words, keys + (c + TILE_SIDE) * words,
+                           TILE_SIDE, words);
+            store_sums<ROWS>(out + c, SCORE_STRIDE);
+        }
+    }
+
+    template <int ROWS>
+    [[gnu::noinline]] static void add_values(const uint32_t* probabilities,
+                                             const uint32_t* values, int words, int width,
+                                             float* out) {
+        for (int c = 0; c < width; c += 2 * TILE_SIDE) {
+            tile_load<0>(out + c, 4 * width);
+            tile_load<1>(out + c + TILE_SIDE, 4 * width);
+            if constexpr (ROWS > TILE_SIDE) {
+                tile_load<2>(out + TILE_SIDE * width + c, 4 * width);
+                tile_load<3>(out + TILE_SIDE * width + c + TILE_SIDE, 4 * width);
+            }
+            multiply<ROWS>(probabilities, SCORE_STRIDE, values + c, values + c + TILE_SIDE, width,
+                           words);
+            store_sums<ROWS>(out + c, width);
+        }
+    }
+};
+
+}  // namespace
+
+// Widths of a head that are multiples of 32 (kernels.h).
+void ATTENTION(const void* qkv, void* out, const AttentionShape* shape, const int32_t* offsets,
+               const int32_t* key_counts, const float* cosines, const float* sines) {
+    attend<Bfloat16, TileProducts>(qkv, out, shape, offsets, key_counts, cosines, sines);
+}
