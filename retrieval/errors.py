@@ -35,6 +35,10 @@ class CheckpointError(RetrievalError):
     """A model folder that is missing, incomplete or of another kind than was asked for."""
 
 
+class ExportError(RetrievalError):
+    """A model that another library's format can't express, or whose copy gave other vectors."""
+
+
 class ModelMismatchError(RetrievalError):
     """An index opened with another model than the one that filled it; the message names both."""
 

@@ -22,6 +22,8 @@ _EXTRAS = {
     "cluster": ("ray",),
     "flash": ("flash_attn",),
     "pylate": ("pylate",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
 }
 
 

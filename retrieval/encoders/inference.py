@@ -20,7 +20,7 @@ from torch import Tensor
 
 from retrieval.backbone.attention_choice import AttentionName
 from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
-from retrieval.backbone.packing import PackedBatch, pack, token_batches, unpack
+from retrieval.backbone.packing import PackedBatch, pack, to_device, token_batches, unpack
 from retrieval.encoders.tokens import Role, Tokens, UnpaddedTokenizer
 from retrieval.encoders.workers import Workers
 from retrieval.errors import ConfigError
@@ -267,13 +267,13 @@ class BatchedInference:
         """What Sentence Transformers' own preprocessing would give."""
         ids = unpack(batch.ids[:, None], batch.lengths)[:, :, 0]
         positions = torch.arange(ids.shape[1], device=ids.device)
-        lengths = torch.from_numpy(batch.lengths).to(ids.device)
+        lengths = to_device(batch.lengths, ids.device)
         is_token = positions < lengths[:, None]
         # Some models tell positions by what is not padding.
         pad_id = self._model[0].tokenizer.pad_token_id
         features = {"modality": "text", "input_ids": ids.masked_fill(~is_token, pad_id or 0)}
         if int((batch.lengths - real).max()) > 0:
-            is_text = positions < torch.from_numpy(real).to(ids.device)[:, None]
+            is_text = positions < to_device(real, ids.device)[:, None]
             features["query_expansion_positions"] = is_token & ~is_text
             if batch.key_lengths is not None:
                 is_token = is_text
