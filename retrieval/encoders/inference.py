@@ -188,17 +188,19 @@ class BatchedInference:
             numbers = waiting.pop(0)
             try:
                 done.append(run(numbers))
+                continue
             except torch.OutOfMemoryError:
                 if len(numbers) == 1:
                     raise
-                longest = int(tokens.lengths[numbers].max())
-                self._accelerator_tokens = max(longest, self._accelerator_tokens // 2)
-                logger.warning("out of memory: batches of %d tokens now", self._accelerator_tokens)
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-                left = np.concatenate([numbers, *waiting])
-                again = token_batches(tokens.lengths[left], self._accelerator_tokens)
-                waiting = [left[each] for each in again]
+            # Only here, where no exception holds the tensors of the failed run any more.
+            longest = int(tokens.lengths[numbers].max())
+            self._accelerator_tokens = max(longest, self._accelerator_tokens // 2)
+            logger.warning("out of memory: batches of %d tokens now", self._accelerator_tokens)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            left = np.concatenate([numbers, *waiting])
+            again = token_batches(tokens.lengths[left], self._accelerator_tokens)
+            waiting = [left[each] for each in again]
 
         # Only this window is waited for: the next one is queued behind it by then.
         event: Any = torch.Event(device) if device.type == "cuda" else None
