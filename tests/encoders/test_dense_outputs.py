@@ -108,11 +108,12 @@ def test_quantized_vectors_are_those_of_sentence_transformers(
 
 def test_codes_do_not_depend_on_the_texts_beside_them(checkpoint: Path) -> None:
     plain = DenseEncoder.load(checkpoint, device="cpu")
-    encoder = plain.quantized(Quantization.calibrated("int8", encoded(plain)))
+    # Wider than the texts' own ranges, whose ends would stand on the edge between two codes.
+    encoder = plain.quantized(Quantization.calibrated("int8", 1.7 * encoded(plain)))
     alone = np.stack([next(encoder.encode_documents([text])) for text in TEXTS])
-    # a value at the edge between two codes may fall to either side by the last bit of its sum
+    # a value at such an edge may fall to either side by the last bit of its sum
     assert np.abs(alone.astype(int) - encoded(encoder)).max() <= 1
-    assert (alone == encoded(encoder)).mean() > 0.95
+    assert (alone == encoded(encoder)).mean() > 0.98
 
 
 def test_the_reference_is_enough_to_load_the_same_encoder(checkpoint: Path) -> None:
