@@ -1,5 +1,5 @@
-// What attention multiplies: queries, keys and values of one head, turned by their positions and laid
-// out for the products. `Products` is described in attention.h.
+// What attention multiplies: queries, keys and values of one head, turned by their positions and
+// laid out for the products. `Products` is described in attention.h.
 #pragma once
 
 #include "kernels.h"

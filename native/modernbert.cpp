@@ -54,6 +54,22 @@ inline void tile(const uint32_t* a, int a_stride, const uint32_t* b, int b_strid
         for (int j = 0; j < VECTORS; ++j) store(out + i * out_stride + j * LANES, sums[i][j]);
 }
 
+// All `columns`: VECTORS beside each other, then what is left by fewer. (One alone would wait for
+// each of its sums.)
+template <bool PAIRS, int ROWS, int VECTORS, bool ADD>
+inline void product(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride, int b_vector,
+                    int words, int columns, float* out, int out_stride) {
+    int c = 0;
+    for (; c + VECTORS * LANES <= columns; c += VECTORS * LANES)
+        tile<PAIRS, ROWS, VECTORS, ADD>(a, a_stride, b + c / LANES * b_vector, b_stride, b_vector,
+                                        words, out + c, out_stride);
+    if constexpr (VECTORS > 1)
+        if (c < columns)
+            product<PAIRS, ROWS, VECTORS - 1, ADD>(a, a_stride, b + c / LANES * b_vector, b_stride,
+                                                   b_vector, words, columns - c, out + c,
+                                                   out_stride);
+}
+
 // The products of attention.h on vectors.
 template <bool PAIRS_> struct VectorProducts {
     static constexpr bool PAIRS = PAIRS_;
@@ -65,25 +81,15 @@ template <bool PAIRS_> struct VectorProducts {
     template <int ROWS>
     static void scores(const uint32_t* queries, const uint32_t* keys, int words, int columns,
                        float* out) {
-        int c = 0;
-        for (; c + TILE_VECTORS * LANES <= columns; c += TILE_VECTORS * LANES)
-            tile<PAIRS, ROWS, TILE_VECTORS, false>(queries, words, keys + c * words, LANES,
-                                                   words * LANES, words, out + c, SCORE_STRIDE);
-        for (; c < columns; c += LANES)
-            tile<PAIRS, ROWS, 1, false>(queries, words, keys + c * words, LANES, words * LANES,
-                                        words, out + c, SCORE_STRIDE);
+        product<PAIRS, ROWS, TILE_VECTORS, false>(queries, words, keys, LANES, words * LANES, words,
+                                                  columns, out, SCORE_STRIDE);
     }
 
     template <int ROWS>
     static void add_values(const uint32_t* probabilities, const uint32_t* values, int words,
                            int width, float* out) {
-        int c = 0;
-        for (; c + TILE_VECTORS * LANES <= width; c += TILE_VECTORS * LANES)
-            tile<PAIRS, ROWS, TILE_VECTORS, true>(probabilities, SCORE_STRIDE, values + c, width,
-                                                  LANES, words, out + c, width);
-        for (; c < width; c += LANES)
-            tile<PAIRS, ROWS, 1, true>(probabilities, SCORE_STRIDE, values + c, width, LANES,
-                                       words, out + c, width);
+        product<PAIRS, ROWS, TILE_VECTORS, true>(probabilities, SCORE_STRIDE, values, width, LANES,
+                                                 words, width, out, width);
     }
 };
 
