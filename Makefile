@@ -35,6 +35,7 @@ PYLATE := .venv-pylate
 PYLATE_READY := $(PYLATE)/.ready
 PYLATE_PIP := $(PYLATE)/bin/python -m pip install --quiet -c tests/with_pylate/constraints.txt
 PYLATE_REFERENCE := build/pylate-reference
+PYLATE_EXPORTS := build/pylate-exports
 
 $(PYLATE_READY): pyproject.toml tests/with_pylate/constraints.txt
 	test -x $(PYLATE)/bin/python || $(PYTHON) -m venv $(PYLATE)
@@ -47,9 +48,10 @@ $(PYLATE_READY): pyproject.toml tests/with_pylate/constraints.txt
 	touch $(PYLATE_READY)
 
 test-pylate: $(READY) $(PYLATE_READY)
-	rm -rf $(PYLATE_REFERENCE)
+	rm -rf $(PYLATE_REFERENCE) $(PYLATE_EXPORTS)
 	$(PYLATE)/bin/python -m tests.with_pylate.make_reference $(PYLATE_REFERENCE)
 	$(BIN)/python -m pytest tests/encoders/test_checkpoints.py --pylate-reference $(PYLATE_REFERENCE)
+	$(BIN)/python -m tests.with_pylate.make_exports $(PYLATE_EXPORTS)
 	$(PYLATE)/bin/python -m pytest tests/with_pylate
 
 check: $(READY)

@@ -37,7 +37,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512": [*AVX512, "-mprefer-vector-width=512"],
-        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
+        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"],
     }
     EMULATED_TILES |= {
         "emulated_tile_attention": [*INSTRUCTION_SETS["avx512_bf16"], "-DEMULATE_TILES"]
@@ -74,9 +74,9 @@ class BuildLibrary(build_ext):
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
-                ["native/modernbert.cpp"],
+                ["native/modernbert.cpp", "native/int8.cpp"],
                 output_dir=str(folder / name),
-                macros=[("KERNELS", f"{name}_kernels")],
+                macros=[("KERNELS", f"{name}_kernels"), ("INT8_KERNELS", f"{name}_int8_kernels")],
                 extra_postargs=[*FLAGS, *flags],
             )
         self.compiler.link_shared_object(

@@ -5,10 +5,13 @@
     python benchmarks/encode.py --device cuda --workload base/fixed512 --workload base/variable512 \
         --workload base/fixed8192 --workload base/variable8192 --texts 8192
     python benchmarks/encode.py --sweep
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+        python benchmarks/encode.py --instruction-set avx2 --skip bfloat16 --skip int8
 
 All systems run in this process, one after the other in every round. Sentence Transformers gets the
 batch size that is best for it, found first. A ratio is printed only where the vectors agree. The
-rate of matrix products is measured in the same rounds with the products of the model's own layers.
+rate of matrix products is measured in the same rounds with the bfloat16 products of the model's own
+layers. int8 is ours alone; it is compared with the peer's bfloat16.
 Without options: the six headline figures, some 20 minutes on two processor cores.
 """
 
@@ -21,7 +24,6 @@ import logging
 import platform
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,8 +34,10 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from measures import PeakMemory, padding, product_rate
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 from workloads import (
     SHAPES,
     ShapeName,
@@ -45,18 +49,19 @@ from workloads import (
 
 from retrieval import DenseEncoder, native
 from retrieval.backbone.attention_choice import resolve
+from retrieval.backbone.int8 import has_fast_int8
 
 HEADLINES = ("17m/passages", "17m/long", "base/passages", "base/long", "base/fixed512")
 # Texts of one timed run, so that it takes some seconds on two cores.
 COUNTS = {
-    "17m/passages": 1200,
+    "17m/passages": 800,
     "17m/fixed512": 300,
     "17m/variable512": 600,
-    "17m/long": 60,
+    "17m/long": 24,
     "17m/queries": 4000,
-    "base/passages": 64,
-    "base/fixed512": 16,
-    "base/long": 6,
+    "base/passages": 48,
+    "base/fixed512": 8,
+    "base/long": 4,
     "large/passages": 32,
 }
 BATCH_SIZES = (1, 4, 16, 64)
@@ -81,6 +86,9 @@ def main() -> None:
     """Run the workloads, print a table each and the headline figures."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    if arguments.instruction_set:
+        native.choose_instruction_set(arguments.instruction_set)
+    transformers_logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     results = []
     for name in arguments.workload:
@@ -91,7 +99,9 @@ def main() -> None:
         "benchmark": "encode",
         "commit": _commit(),
         "hardware": _hardware(arguments.device),
-        "versions": {each: version(each) for each in ("torch", "transformers", "sentence-transformers")},
+        "versions": {
+            each: version(each) for each in ("torch", "transformers", "sentence-transformers")
+        },
         "seed": arguments.seed,
         "threads": arguments.threads,
         "results": results,
@@ -118,14 +128,16 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for system in systems:
         if system.batch_size is not None:
             system.batch_size = _best_batch_size(system, texts)
-        system.encode(texts[: len(texts) // 4 + 1])
-    operations = float(2 * shape.linear_weights * lengths.sum() + shape.attention_operations(lengths))
+        system.encode(texts[:4])
+    operations = float(
+        2 * shape.linear_weights * lengths.sum() + shape.attention_operations(lengths)
+    )
     rates, vectors = [], {}
     for _ in range(arguments.repeats):
-        rates.append(_product_rate(shape_name, arguments))
+        rates.append(product_rate(shape, threads=arguments.threads, device=arguments.device))
         for system in systems:
             vectors[system.name] = _timed(system, texts)
-    reference = vectors["ST float32"] if "ST float32" in vectors else vectors["ST bfloat16"]
+    reference = vectors[systems[0].name]
     rows = []
     for system in systems:
         seconds = median(system.seconds)
@@ -143,14 +155,14 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 "equal": bool(cosines.min() >= MIN_COSINE[system.dtype]),
             }
         )
-    best = next((each.batch_size for each in systems if each.name == "ST bfloat16"), 1)
+    peers = [each for each in systems if each.name.startswith("ST")]
     return {
         "workload": name,
         "texts": count,
         "tokens": int(lengths.sum()),
         "longest": int(lengths.max()),
         "mean": float(lengths.mean()),
-        "st_padding": _padding(texts, lengths, best or 1),
+        "st_padding": padding(texts, lengths, peers[-1].batch_size or 1),
         "bf16_gflops": median(rates) / 1e9,
         "rows": rows,
     }
@@ -160,7 +172,7 @@ def _systems(folder: str, arguments: argparse.Namespace) -> list[Any]:
     systems = []
     device = arguments.device
     for dtype in ("float32", "bfloat16"):
-        if dtype == "float32" and arguments.skip_fp32:
+        if dtype in arguments.skip:
             continue
         options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
         if device == "cuda" and dtype == "bfloat16" and arguments.st_attention:
@@ -171,6 +183,9 @@ def _systems(folder: str, arguments: argparse.Namespace) -> list[Any]:
         system.tokenizer = model.tokenizer  # type: ignore[attr-defined]
         encoder = DenseEncoder.load(folder, device=device, dtype=dtype)  # type: ignore[arg-type]
         systems += [system, System(f"ours {dtype}", dtype, _by_ours(encoder))]
+    if "int8" not in arguments.skip and device == "cpu" and has_fast_int8():
+        encoder = DenseEncoder.load(folder, device=device, dtype="int8")
+        systems.append(System("ours int8", "int8", _by_ours(encoder)))
     return systems
 
 
@@ -192,110 +207,27 @@ def _by_ours(encoder: DenseEncoder) -> Callable[[list[str]], Vectors]:
 
 
 def _best_batch_size(system: System, texts: list[str]) -> int:
-    sample = texts[:: max(1, len(texts) // 256)]
-    times = {}
+    sample = texts[:: max(1, min(3, len(texts) // 8))]
+    times: dict[int, float] = {}
+    system.encode(sample[:2])
     for size in BATCH_SIZES:
-        if size > 2 * len(sample):
-            break
         system.batch_size = size
-        system.encode(sample)
         started = time.perf_counter()
         system.encode(sample)
         times[size] = time.perf_counter() - started
+        if size >= len(sample) or times[size] > 1.3 * min(times.values()):
+            break
     return min(times, key=lambda size: times[size])
 
 
 def _timed(system: System, texts: list[str]) -> Vectors:
     gc.collect()
-    with _PeakMemory() as memory:
+    with PeakMemory() as memory:
         started = time.perf_counter()
         vectors = system.encode(texts)
         system.seconds.append(time.perf_counter() - started)
     system.memory_mb.append(memory.peak_mb)
     return vectors
-
-
-class _PeakMemory:
-    """Largest growth of this process's resident memory while it is open, sampled."""
-
-    def __enter__(self) -> _PeakMemory:
-        self._start = _resident_mb()
-        self.peak_mb = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak_mb = max(self.peak_mb, _resident_mb() - self._start)
-
-
-def _resident_mb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.memory_reserved() / 2**20
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def _product_rate(shape_name: ShapeName, arguments: argparse.Namespace) -> float:
-    """Operations a second of the layers' bfloat16 products alone, as torch does them best.
-
-    With several threads each multiplies matrices of its own, so that nobody waits at a barrier.
-    """
-    shape = SHAPES[shape_name]
-    sizes = [
-        (shape.hidden, 3 * shape.hidden),
-        (shape.hidden, shape.hidden),
-        (shape.hidden, 2 * shape.intermediate),
-        (shape.intermediate, shape.hidden),
-    ]
-    rows = 65_536 if arguments.device == "cuda" else 1024
-    products = []
-    with torch.inference_mode():
-        for width, out in sizes:
-            x = torch.randn(rows, width, dtype=torch.bfloat16, device=arguments.device)
-            weight = torch.randn(out, width, dtype=torch.bfloat16, device=arguments.device)
-            products.append((x, weight))
-    operations = 2 * rows * sum(width * out for width, out in sizes)
-    repeats = max(1, int(2e10 * (500 if arguments.device == "cuda" else 1) / operations))
-    threads = 1 if arguments.device == "cuda" else arguments.threads
-    seconds = [0.0] * threads
-
-    def work(number: int) -> None:
-        torch.set_num_threads(1)
-        with torch.inference_mode():
-            for timed in (False, True):
-                started = time.perf_counter()
-                for _ in range(repeats):
-                    for x, weight in products:
-                        torch.nn.functional.linear(x, weight)
-                if arguments.device == "cuda":
-                    torch.cuda.synchronize()
-                if timed:
-                    seconds[number] = time.perf_counter() - started
-
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join()
-    torch.set_num_threads(arguments.threads)
-    return threads * repeats * operations / max(seconds)
-
-
-def _padding(texts: list[str], lengths: NDArray[np.int64], batch_size: int) -> float:
-    """Padded over real tokens where texts are sorted by characters, as the peer sorts them."""
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    padded = sum(
-        int(lengths[order[start : start + batch_size]].max()) * len(order[start : start + batch_size])
-        for start in range(0, len(order), batch_size)
-    )
-    return padded / int(lengths.sum())
 
 
 def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -304,7 +236,7 @@ def _sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), SHAPES["17m"], seed=arguments.seed)
         encoder = DenseEncoder.from_backbone(folder, device=arguments.device)
-        dtype = torch.bfloat16 if not arguments.skip_bf16 else torch.float32
+        dtype = torch.float32 if "bfloat16" in arguments.skip else torch.bfloat16
         encoder.model.to(dtype)
         tokenizer: Any = encoder.model.tokenizer
         for length in (8, 32, 128, 512, 2048, 8192):
@@ -336,8 +268,11 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['mean']:.0f}, longest {result['longest']}); Sentence Transformers pads by "
         f"{result['st_padding']:.2f}; bf16 products {result['bf16_gflops']:,.0f} GFLOP/s"
     )
-    print("system          batch   tokens/s   x ST bf16 (min-max)   of the rate   MB   min cosine")
-    peer = _row(result, "ST bfloat16")
+    peer = _peer(result)
+    print(
+        f"system          batch   tokens/s   x {peer['system']} (min-max)   of the rate     MB   "
+        "min cosine"
+    )
     for row in result["rows"]:
         ratios = [theirs / ours for theirs, ours in zip(peer["seconds"], row["seconds"])]
         compared = "outputs differ"
@@ -352,29 +287,37 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _print_headlines(results: list[dict[str, Any]]) -> None:
-    cosines = []
+    cosines: dict[str, float] = {}
     for result in results:
-        ours, peer = _row(result, "ours bfloat16"), _row(result, "ST bfloat16")
-        cosines.append(ours["min_cosine"])
-        if not ours["equal"]:
-            continue
         name = result["workload"].replace("/", "_")
-        print(f"RESULT {name}_vs_st_bf16 {_ratio(peer, ours):.3f}")
-        print(f"RESULT {name}_matrix_fraction {ours['matrix_fraction']:.3f}")
-        if any(row["system"] == "ST float32" for row in result["rows"]):
-            default = _row(result, "ST float32")
-            print(f"RESULT {name}_vs_st_default {_ratio(default, ours):.3f}")
-    print(f"RESULT min_cosine {min(cosines):.6f}")
+        peer = _peer(result)
+        for row in result["rows"]:
+            if row["system"].startswith("ST"):
+                continue
+            suffix = "" if row["dtype"] == "bfloat16" else f"_{row['dtype']}"
+            cosines[suffix] = min(cosines.get(suffix, 1.0), row["min_cosine"])
+            if not row["equal"]:
+                continue
+            short = peer["dtype"].replace("bfloat", "bf").replace("float", "fp")
+            print(f"RESULT {name}{suffix}_vs_st_{short} {_ratio(peer, row):.3f}")
+            print(f"RESULT {name}{suffix}_matrix_fraction {row['matrix_fraction']:.3f}")
+            default = result["rows"][0]
+            if default is not peer:
+                print(f"RESULT {name}{suffix}_vs_st_default {_ratio(default, row):.3f}")
+    for suffix, cosine in cosines.items():
+        print(f"RESULT min_cosine{suffix} {cosine:.6f}")
+
+
+def _peer(result: dict[str, Any]) -> dict[str, Any]:
+    """Sentence Transformers in the fastest number format that it was run in."""
+    rows = [row for row in result["rows"] if row["system"].startswith("ST")]
+    peer: dict[str, Any] = rows[-1]
+    return peer
 
 
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     a, b = first.astype(np.float64), second.astype(np.float64)
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
-def _row(result: dict[str, Any], system: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(row for row in result["rows"] if row["system"] == system)
-    return found
 
 
 def _ratio(peer: dict[str, Any], ours: dict[str, Any]) -> float:
@@ -393,7 +336,9 @@ def _split(name: str) -> tuple[ShapeName, WorkloadName]:
 def _hardware(device: str) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-        "capabilities": {key: value for key, value in torch.cpu.get_capabilities().items() if value},
+        "capabilities": {
+            key: value for key, value in torch.cpu.get_capabilities().items() if value
+        },
         "kernels": native.instruction_set(),
         "attention": resolve("auto", device, torch.bfloat16, False),
     }
@@ -413,8 +358,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--st-attention", help="the peer's, such as flash_attention_2")
-    parser.add_argument("--skip-fp32", action="store_true")
-    parser.add_argument("--skip-bf16", action="store_true")
+    parser.add_argument(
+        "--skip", action="append", default=[], choices=("float32", "bfloat16", "int8")
+    )
+    parser.add_argument("--instruction-set", help="of our kernels, such as avx2")
     parser.add_argument("--sweep", action="store_true", help="cost against length and corpus size")
     parser.add_argument("--quick", action="store_true", help="a quarter of the texts")
     parser.add_argument("--json", type=Path)

@@ -71,7 +71,9 @@ def draw_lengths(workload: WorkloadName, count: int, seed: int) -> NDArray[np.in
         return np.clip(drawn.round(), 8, limit).astype(np.int64)
     if workload == "queries":
         return generator.integers(6, 33, count)
-    mean, spread, low, high = (155, 0.6, 8, 512) if workload == "passages" else (2300, 0.8, 64, 8192)
+    mean, spread, low, high = (
+        (155, 0.6, 8, 512) if workload == "passages" else (2300, 0.8, 64, 8192)
+    )
     drawn = generator.lognormal(np.log(mean) - spread**2 / 2, spread, count)
     return np.clip(drawn.round(), low, high).astype(np.int64)
 
@@ -118,7 +120,10 @@ def make_tokenizer() -> Any:
             tokenizer_file=str(found),
             model_max_length=8192,
             model_input_names=["input_ids", "attention_mask"],
-            **{f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "CLS", "SEP", "PAD", "MASK")},
+            **{
+                f"{name.lower()}_token": f"[{name}]"
+                for name in ("UNK", "CLS", "SEP", "PAD", "MASK")
+            },
         )
     from retrieval.backbone.scratch import train_tokenizer
 
@@ -142,6 +147,9 @@ def save_model(folder: Path, shape: Shape, *, seed: int = 0) -> None:
         bos_token_id=ids["cls"],
         sep_token_id=ids["sep"],
         eos_token_id=ids["sep"],
+        # Large enough that what a layer adds counts beside what it adds to, so that a wrong layer
+        # shows in the vectors.
+        initializer_range=1.5 * shape.hidden**-0.5,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

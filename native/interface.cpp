@@ -1,13 +1,16 @@
 // The plain C interface: every function that Python calls, and the choice of instruction set.
 
 #include "amx.h"
+#include "int8.h"
 #include "kernels.h"
 
 #include <cstring>
 
 extern const ModernBertKernels portable_kernels;
+extern const Int8Kernels portable_int8_kernels;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
+extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
 AttentionFunction emulated_tile_attention;
 #if defined(HAS_AMX)
 AttentionFunction amx_attention;
@@ -21,6 +24,7 @@ struct InstructionSet {
     const char* name;
     bool (*is_supported)();
     const ModernBertKernels* kernels;
+    const Int8Kernels* int8_kernels;
     // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
     AttentionFunction* tile_attention = nullptr;
     bool is_only_on_request = false;
@@ -28,8 +32,8 @@ struct InstructionSet {
 
 #if defined(__x86_64__)
 bool has_avx512_bf16() {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 
@@ -47,22 +51,23 @@ bool computes_on_amx() {
 const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
-     amx_attention},
+     &avx512_bf16_int8_kernels, amx_attention},
 #endif
 #if defined(__x86_64__)
-    {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels},
+    {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
-     &avx512_kernels},
+     &avx512_kernels, &avx512_int8_kernels},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2_kernels},
+     &avx2_kernels, &avx2_int8_kernels},
 #endif
-    {"portable", [] { return true; }, &portable_kernels},
+    {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels},
 // For tests of what computes on tiles.
 #if defined(__x86_64__)
-    {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, emulated_tile_attention, true},
+    {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
+     emulated_tile_attention, true},
 #endif
-    {"amx_emulated_portable", [] { return true; }, &portable_kernels,
+    {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
      portable_emulated_tile_attention, true},
 };
 
@@ -115,6 +120,32 @@ int retrieval_choose_instruction_set(const char* name) {
         }
     }
     return -1;
+}
+
+// Whether the current instruction set multiplies bytes faster than wider numbers; AMX is faster in
+// bfloat16 than our products of bytes are.
+int retrieval_has_fast_int8() { return std::strcmp(current->name, "avx512_bf16") == 0; }
+
+int retrieval_panel_columns() { return PANEL_COLUMNS; }
+
+void retrieval_quantize(int is_bfloat16, const RowSource* source, const QuantizedRows* out) {
+    current->int8_kernels->quantize[is_bfloat16](source, out);
+}
+
+void retrieval_quantized_layer_norm(int is_bfloat16, const RowSource* source,
+                                    const QuantizedRows* out) {
+    current->int8_kernels->layer_norm[is_bfloat16](source, out);
+}
+
+void retrieval_quantized_geglu(int is_bfloat16, const RowSource* source,
+                               const QuantizedRows* out) {
+    current->int8_kernels->geglu[is_bfloat16](source, out);
+}
+
+// residual: like out, (rows, columns), or null.
+void retrieval_multiply_int8(int is_bfloat16, const QuantizedRows* in, const Int8Product* product,
+                             const void* residual, void* out) {
+    current->int8_kernels->multiply[is_bfloat16](in, product, residual, out);
 }
 
 int retrieval_max_head_width() { return MAX_HEAD_WIDTH; }

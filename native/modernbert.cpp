@@ -3,6 +3,7 @@
 // tokens. Compiled once for each instruction set, with KERNELS naming the table that it fills.
 
 #include "attention.h"
+#include "rows.h"
 
 namespace {
 
@@ -96,41 +97,12 @@ template <bool PAIRS_> struct VectorProducts {
 template <class T>
 void layer_norm(const T* in, const float* weight, const float* bias, T* out, int64_t tokens,
                 int width, float epsilon) {
-    for (int64_t t = 0; t < tokens; ++t, in += width, out += width) {
-        Floats total = {}, squares = {};
-        float rest = 0, rest_squares = 0;
-        int c = 0;
-        for (; c + LANES <= width; c += LANES) total += load(in + c);
-        for (; c < width; ++c) rest += widen(in[c]);
-        const float mean = (sum(total) + rest) / width;
-        for (c = 0; c + LANES <= width; c += LANES) {
-            const Floats centred = load(in + c) - mean;
-            squares += centred * centred;
-        }
-        for (; c < width; ++c) rest_squares += (widen(in[c]) - mean) * (widen(in[c]) - mean);
-        const float scale = 1.0f / std::sqrt((sum(squares) + rest_squares) / width + epsilon);
-        for (c = 0; c + LANES <= width; c += LANES) {
-            Floats value = (load(in + c) - mean) * scale * load(weight + c);
-            if (bias) value += load(bias + c);
-            store(out + c, value);
-        }
-        for (; c < width; ++c)
-            out[c] = narrow<T>((widen(in[c]) - mean) * scale * weight[c] + (bias ? bias[c] : 0));
-    }
+    for (int64_t t = 0; t < tokens; ++t, in += width, out += width)
+        layer_norm_row(in, weight, bias, out, width, epsilon);
 }
 
-inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)); }
-
-// out = gelu(first half) * second half. Source: Shazeer 2020, arXiv:2002.05202.
 template <class T> void geglu(const T* in, T* out, int64_t tokens, int width) {
-    for (int64_t t = 0; t < tokens; ++t, in += 2 * width, out += width) {
-        int c = 0;
-        for (; c + LANES <= width; c += LANES) {
-            const Floats x = load(in + c), gate = load(in + width + c);
-            store(out + c, 0.5f * x * (1.0f + error_function(x * 0.70710678f)) * gate);
-        }
-        for (; c < width; ++c) out[c] = narrow<T>(gelu(widen(in[c])) * widen(in[width + c]));
-    }
+    for (int64_t t = 0; t < tokens; ++t, in += 2 * width, out += width) geglu_row(in, out, width);
 }
 
 template <class T>

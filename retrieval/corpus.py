@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import DuplicateIdError, InputError
-from retrieval.files import BadLines, read_jsonl
+from retrieval.files import BadLines, count_lines, read_jsonl
 from retrieval.records import Document, Query
+from retrieval.seen_ids import SeenIds
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ def find_jsonl(folder: Path, stem: str) -> Path | None:
 def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator[Document]:
     """Stream the documents of `path`; empty ones are kept, and counted in one warning at the end.
 
+    Its length hint, which a progress bar asks for, counts the lines of a JSONL file.
+
     Args:
         path: a BEIR folder (with corpus.jsonl or corpus.jsonl.gz), one JSONL file, or any other
             folder, whose text and code files are cut into passages (see `read_files`).
@@ -45,25 +48,24 @@ def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator
         corpus = find_jsonl(path, "corpus")
         documents = read_documents(corpus, bad_lines) if corpus else read_files(path)
     elif path.is_file():
-        documents = read_documents(path, bad_lines)
+        corpus, documents = path, read_documents(path, bad_lines)
     else:
         raise InputError(f"{path}: no such file or folder")
-    return _count_empty(documents, path)
+    return _Documents(_count_empty(documents, path), corpus)
 
 
 def read_documents(path: Path, bad_lines: BadLines) -> Iterator[Document]:
     """Stream a JSONL file with `_id` (or `id`), `text` and an optional `title` a line."""
-    seen: set[str] = set()
-    for number, record in read_jsonl(path, bad_lines):
-        problem = _problem(record)
-        if problem:
-            bad_lines.report(path, number, problem)
-            continue
-        identifier = _identifier(record)
-        if identifier in seen:
-            raise DuplicateIdError(f"{path}:{number}: the id {identifier!r} is there twice")
-        seen.add(identifier)
-        yield Document(identifier, record["text"], record.get("title") or "")
+    with SeenIds() as seen:
+        for number, record in read_jsonl(path, bad_lines):
+            problem = _problem(record)
+            if problem:
+                bad_lines.report(path, number, problem)
+                continue
+            identifier = _identifier(record)
+            if not seen.add(identifier):
+                raise DuplicateIdError(f"{path}:{number}: the id {identifier!r} is there twice")
+            yield Document(identifier, record["text"], record.get("title") or "")
 
 
 def read_queries(path: Path, bad_lines: BadLines | None = None) -> Iterator[Query]:
@@ -144,6 +146,20 @@ def _text_of(path: Path) -> str | None:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
+
+
+class _Documents(Iterator[Document]):
+    """A stream that can be asked about how long it is."""
+
+    def __init__(self, documents: Iterator[Document], jsonl: Path | None) -> None:
+        self._documents = documents
+        self._jsonl = jsonl
+
+    def __next__(self) -> Document:
+        return next(self._documents)
+
+    def __length_hint__(self) -> int:
+        return count_lines(self._jsonl) if self._jsonl is not None else 0
 
 
 def _identifier(record: dict[str, Any]) -> str:

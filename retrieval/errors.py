@@ -27,8 +27,16 @@ class EmbeddingError(RetrievalError):
     """An embedding that is NaN or infinite; the message names the document or query."""
 
 
+class WorkerError(RetrievalError):
+    """A process that encodes failed or was killed; the message names the shard."""
+
+
 class CheckpointError(RetrievalError):
     """A model folder that is missing, incomplete or of another kind than was asked for."""
+
+
+class ExportError(RetrievalError):
+    """A model that another library's format can't express, or whose copy gave other vectors."""
 
 
 class ModelMismatchError(RetrievalError):

@@ -50,6 +50,13 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
+def loaded() -> ctypes.CDLL:
+    """The library, for callers that made sure that it is there."""
+    found = library()
+    assert found is not None, "nobody asked whether there is a library"
+    return found
+
+
 def instruction_sets() -> list[str]:
     """The instruction sets that the library and this processor both have, best first."""
     found = library()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Document(NamedTuple):
@@ -53,3 +54,5 @@ class ModelReference(NamedTuple):
     """Equal for encoders that give the same vectors, whatever their folder is called."""
     is_multi_vector: bool
     width: int
+    options: Mapping[str, Any] = {}
+    """What it was loaded with, beside its name, that changes its vectors."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,3 +46,74 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     create_backbone(folder, texts, settings)
     return folder
+
+
+@pytest.fixture
+def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The ways to attend that need a GPU run on the processor, through a kernel in plain torch.
+
+    attention="varlen" and "flash" take all their own steps; only the kernel that they call is a
+    slow one, with the signature, checks and alignment that theirs document.
+    """
+    from retrieval.backbone import attention_choice
+
+    attention_choice.resolve.cache_clear()
+    monkeypatch.setattr(attention_choice, "_reason_against", lambda *_: None)
+    monkeypatch.setattr(attention_choice, "_varlen_attn", lambda: plain_varlen_attn)
+    monkeypatch.setattr(attention_choice, "_flash_attn", lambda: plain_flash_attn)
+    yield
+    attention_choice.resolve.cache_clear()
+
+
+def plain_varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:
+    """What torch's varlen_attn documents.
+
+    Query i of a sequence of M sees keys i + N - M - left to i + N - M + right of its N keys, all of
+    them where a side is -1; a query that sees none gives zeros.
+    """
+    for offsets, longest, states in ((cu_seq_q, max_q, query), (cu_seq_k, max_k, key)):
+        assert offsets.dtype == torch.int32
+        assert int(offsets[-1]) == len(states)
+        assert int(offsets.diff().max()) == longest
+    scale = scale or query.shape[-1] ** -0.5
+    outs = []
+    for at in range(len(cu_seq_q) - 1):
+        q = query[cu_seq_q[at] : cu_seq_q[at + 1]].float()
+        k, v = (each[cu_seq_k[at] : cu_seq_k[at + 1]].float() for each in (key, value))
+        i = torch.arange(len(q))[:, None] + len(k) - len(q)
+        j = torch.arange(len(k))
+        left, right = window_size
+        is_seen = ((left < 0) | (j >= i - left)) & ((right < 0) | (j <= i + right))
+        scores = torch.einsum("ihd,jhd->hij", q, k) * scale
+        weights = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
+        outs.append(torch.einsum("hij,jhd->ihd", weights.nan_to_num(0.0), v))
+    return torch.cat(outs).to(query.dtype)
+
+
+def plain_flash_attn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    softmax_scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> tuple[Tensor, None]:
+    """The same as flash-attn 3 has it, whose older versions return a pair."""
+    out = plain_varlen_attn(
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, window_size=window_size
+    )
+    return out, None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import operator
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from retrieval.corpus import (
 from retrieval.errors import DuplicateIdError, InputError
 from retrieval.files import BadLines
 from retrieval.records import Document, Query
+from retrieval.seen_ids import SeenIds
 
 ROWS = [
     {"_id": "a", "title": "Title", "text": "Text é"},
@@ -95,6 +98,48 @@ def test_an_id_that_comes_twice_is_named_even_where_bad_lines_are_skipped(tmp_pa
     path = write(tmp_path / "rows.jsonl", ROWS[0], ROWS[3], {"_id": "7", "text": "again"})
     with pytest.raises(DuplicateIdError, match=r"rows\.jsonl:3: the id '7' is there twice"):
         list(read_corpus(path, BadLines(skip=True)))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_the_length_hint_counts_the_lines_of_a_file_and_reads_nothing_ahead(
+    tmp_path: Path, name: str
+) -> None:
+    stream = read_corpus(write(tmp_path / name, *ROWS))
+    assert operator.length_hint(stream) == 4
+    assert list(stream) == DOCUMENTS
+    (tmp_path / "files").mkdir()
+    assert operator.length_hint(read_corpus(tmp_path / "files")) == 0, "unknown"
+
+
+def test_a_damaged_file_is_counted_up_to_the_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl.gz", *ROWS * 1000)
+    path.write_bytes(path.read_bytes()[:-40])
+    stream = read_corpus(path)
+    assert operator.length_hint(stream) <= 4_000
+    with pytest.raises(InputError, match=r"rows\.jsonl\.gz"):
+        for _ in stream:
+            pass
+
+
+def test_ids_are_told_apart_to_the_last_character() -> None:
+    ids = ["a", "A", "a ", " a", "a\0", "a\0b", "ä", "a\u0308", "1", "01", "1.0", "x" * 5_000]
+    with SeenIds() as seen:
+        assert all(seen.add(each) for each in ids)
+        assert not any(seen.add(each) for each in ids)
+
+
+def test_ids_of_a_large_corpus_take_no_memory(tmp_path: Path) -> None:
+    """100,000 of them would be 13 MB as a set of strings; SQLite's cache holds 2 MB."""
+    before = resident_bytes()
+    with SeenIds() as seen:
+        for number in range(100_000):
+            seen.add(f"a long identifier with the number {number * 7919 % 100_000}")
+        assert resident_bytes() - before < 5_000_000
+        assert not seen.add("a long identifier with the number 77")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_empty_documents_are_kept_and_counted_in_one_warning(

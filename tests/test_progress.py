@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from retrieval.progress import Stages, track
+from retrieval.progress import Meter, Stages, track
 
 
 def slow_numbers(count: int, seconds: float) -> Iterator[int]:
@@ -83,6 +83,50 @@ def test_an_error_of_the_items_comes_through() -> None:
 
     with pytest.raises(ValueError, match="the third line"):
         list(track(failing(), "reading"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that `Meter` believes in; change the only one."""
+    now = [100.0]
+    monkeypatch.setattr("retrieval.progress.time.perf_counter", lambda: now[0])
+    return now
+
+
+def test_what_was_done_before_counts_in_no_rate(clock: list[float]) -> None:
+    with Meter("encoding", 100, part="tokens") as meter:
+        clock[0] += 7  # a long look at what is there
+        meter.skip(40)
+        clock[0] += 10
+        meter.advance(20, 3_000)
+        assert meter.completed == 60
+        assert meter.rates() == "2.00/s, tokens 300/s"
+        assert meter.seconds_left == pytest.approx(20)
+        meter.skip(10)
+        assert meter.seconds_left == pytest.approx(15)
+
+
+def test_without_a_total_or_any_work_no_time_left_is_told(clock: list[float]) -> None:
+    meter = Meter("encoding", None)
+    meter.advance(3)
+    assert meter.seconds_left is None
+    meter = Meter("encoding", 10)
+    meter.skip(5)
+    assert meter.seconds_left is None
+
+
+def test_one_line_closes_with_parts_skipped_items_and_a_remark(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Meter("encoding", part="tokens") as meter:
+        meter.skip(2_048)
+        clock[0] += 4
+        meter.advance(1_000, 155_000)
+        meter.remark = "3 texts were cut"
+    assert capsys.readouterr().err == (
+        "encoding: 1,000 with 155,000 tokens in 4.0 s (250/s, tokens 38,750/s); "
+        "2,048 were there already; 3 texts were cut\n"
+    )
 
 
 def test_stages_are_numbered_and_timed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,14 @@ T tokens of all sequences, h heads, d width of a head, n blocks, B tokens of a b
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrieval.backbone.packing import Int32s, PackedBatch
+from retrieval.backbone.packing import PackedBatch, to_device
 
 
 class GroupedAttention:
@@ -32,8 +32,8 @@ class GroupedAttention:
                 is ten per cent, 0 groups equal lengths only.
         """
         self._batch = batch
-        self._groups = _groups(batch, max_padding)
-        self._masks: dict[int, Tensor] = {}
+        self._groups = [_Group(batch, *each) for each in _runs(batch, max_padding)]
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, window: int | None, dropout: float = 0.0
@@ -55,71 +55,79 @@ class GroupedAttention:
         return self._local(q, k, v, window, dropout)
 
     def _global(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        outs = []
-        for first, last in self._groups:
-            start, end = (int(self._batch.offsets[each]) for each in (first, last))
-            lengths = self._batch.lengths[first:last]
-            q_nhld, k_nhld, v_nhld = (
-                _padded(each[start:end], lengths).transpose(1, 2) for each in (q, k, v)
-            )
-            mask = self._key_mask(first, last)
-            out = F.scaled_dot_product_attention(
-                q_nhld, k_nhld, v_nhld, attn_mask=mask, dropout_p=dropout
-            ).transpose(1, 2)
-            is_real = _is_real(lengths, q.device)
-            outs.append(out.flatten(0, 1) if is_real is None else out[is_real])
-        return torch.cat(outs)
-
-    def _key_mask(self, first: int, last: int) -> Tensor | None:
-        lengths = self._batch.lengths[first:last]
-        limits = lengths
-        if self._batch.key_lengths is not None:
-            limits = self._batch.key_lengths[first:last]
-        if int(limits.min()) == int(lengths.max()):
-            return None
-        positions = torch.arange(int(lengths.max()), device=self._batch.ids.device)
-        ends = torch.from_numpy(limits).to(self._batch.ids.device)
-        return (positions < ends[:, None])[:, None, None, :]
+        # Split and not sliced: a slice's gradient is a tensor of zeros as large as the whole.
+        sizes = [group.tokens for group in self._groups]
+        parts = zip(self._groups, *(torch.split(each, sizes) for each in (q, k, v)), strict=True)
+        return torch.cat([group.attend(*each, dropout=dropout) for group, *each in parts])
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float) -> Tensor:
         tokens = len(q)
         blocks = -(-tokens // window)
-        fill = blocks * window - tokens
-        q_nBhd = F.pad(q, (0, 0, 0, 0, 0, fill)).view(blocks, window, *q.shape[1:])
-        k_nBhd, v_nBhd = (_with_neighbours(each, window, blocks) for each in (k, v))
+        filled = torch.cat([q, q.new_zeros(blocks * window - tokens, *q.shape[1:])])
         out = F.scaled_dot_product_attention(
-            q_nBhd.transpose(1, 2),
-            k_nBhd.transpose(1, 2),
-            v_nBhd.transpose(1, 2),
-            attn_mask=self._local_mask(window, blocks),
+            filled.view(blocks, window, *q.shape[1:]).transpose(1, 2),
+            _with_neighbours(k, window),
+            _with_neighbours(v, window),
+            attn_mask=self._local_mask(window, blocks, q.dtype),
             dropout_p=dropout,
         )
         return out.transpose(1, 2).flatten(0, 1)[:tokens]
 
-    def _local_mask(self, window: int, blocks: int) -> Tensor:
-        """(n, 1, B, 3 B) bool, the same for every head and layer."""
-        if window not in self._masks:
+    def _local_mask(self, window: int, blocks: int, dtype: torch.dtype) -> Tensor:
+        """(n, 1, B, 3 B) of 0 or -inf, which is added to the scores of every head and layer."""
+        key = (window, dtype)
+        if key not in self._masks:
             batch = self._batch
             fill = blocks * window - len(batch.ids)
             # Filled places are a sequence of their own, so that no row is without a key.
             queries = F.pad(batch.sequence_of, (0, fill), value=-1)
             keys = batch.sequence_of
             if batch.is_key is not None:
-                keys = keys.masked_fill(torch.from_numpy(~batch.is_key).to(keys.device), -2)
+                keys = keys.masked_fill(to_device(~batch.is_key, keys.device), -2)
             keys = F.pad(keys, (window, window + fill), value=-1)
-            keys_nB = torch.cat(
-                [
-                    keys[start : start + blocks * window].view(blocks, window)
-                    for start in (0, window, 2 * window)
-                ],
-                dim=1,
-            )
+            keys_nB = keys.unfold(0, 3 * window, window)
             i = torch.arange(window, device=keys.device)
             j = torch.arange(3 * window, device=keys.device) - window
             near = (i[:, None] - j[None, :]).abs() <= window
             same = queries.view(blocks, window, 1) == keys_nB[:, None, :]
-            self._masks[window] = (same & near)[:, None]
-        return self._masks[window]
+            mask = torch.zeros(same.shape, dtype=dtype, device=keys.device)
+            self._masks[key] = mask.masked_fill_(~(same & near), -torch.inf)[:, None]
+        return self._masks[key]
+
+
+class _Group:
+    """Neighbouring sequences that global layers take together, padded to one length if need be."""
+
+    def __init__(self, batch: PackedBatch, first: int, last: int) -> None:
+        lengths = batch.lengths[first:last]
+        device = batch.ids.device
+        self._shape = (len(lengths), int(lengths.max()))
+        self.tokens = int(lengths.sum())
+        positions = np.arange(self._shape[1])
+        is_real = positions < lengths[:, None]
+        self._rows: Tensor | None = None
+        if not is_real.all():
+            self._rows = to_device(np.flatnonzero(is_real), device)
+        limits = lengths if batch.key_lengths is None else batch.key_lengths[first:last]
+        self._mask: Tensor | None = None
+        if int(limits.min()) < self._shape[1]:
+            self._mask = to_device(positions < limits[:, None], device)[:, None, None, :]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
+        """(tokens, h, d) of the group's own queries, keys and values."""
+        out = F.scaled_dot_product_attention(
+            self._pad(q), self._pad(k), self._pad(v), attn_mask=self._mask, dropout_p=dropout
+        )
+        flat = out.transpose(1, 2).flatten(0, 1)
+        return flat if self._rows is None else flat[self._rows]
+
+    def _pad(self, states: Tensor) -> Tensor:
+        """(tokens, h, d) -> (N, h, longest, d), filled up with zeros."""
+        shape = states.shape[1:]
+        if self._rows is not None:
+            filled = states.new_zeros(self._shape[0] * self._shape[1], *shape)
+            states = filled.index_copy(0, self._rows, states)
+        return states.view(*self._shape, *shape).transpose(1, 2)
 
 
 class VarlenKernel(Protocol):
@@ -152,13 +160,13 @@ class VarlenAttention:
         self._batch = batch
         self._kernel = kernel
         self._keys: Tensor | None = None
+        self._grouped: GroupedAttention | None = None
         if batch.is_key is not None:
             # On the host: asking the device which they are would wait for it.
-            numbers = torch.from_numpy(np.flatnonzero(batch.is_key))
-            self._keys = numbers.to(batch.ids.device, non_blocking=True)
+            self._keys = to_device(np.flatnonzero(batch.is_key), batch.ids.device)
         lengths = batch.lengths if batch.key_lengths is None else batch.key_lengths
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        self._key_offsets = torch.from_numpy(offsets).to(batch.ids.device, non_blocking=True)
+        self._key_offsets = to_device(offsets, batch.ids.device)
         self._longest_keys = int(lengths.max())
 
     def __call__(
@@ -169,8 +177,9 @@ class VarlenAttention:
             window = None
         if self._keys is not None:
             if window is not None:
-                grouped = GroupedAttention(self._batch, max_padding=np.inf)
-                return grouped(q, k, v, window=window, dropout=dropout)
+                if self._grouped is None:
+                    self._grouped = GroupedAttention(self._batch, max_padding=np.inf)
+                return self._grouped(q, k, v, window=window, dropout=dropout)
             k, v = k[self._keys], v[self._keys]
         return self._kernel(
             q,
@@ -185,7 +194,7 @@ class VarlenAttention:
         )
 
 
-def _groups(batch: PackedBatch, max_padding: float) -> list[tuple[int, int]]:
+def _runs(batch: PackedBatch, max_padding: float) -> list[tuple[int, int]]:
     """Runs of neighbouring sequences that may be padded to one length."""
     cuts, shortest, longest = [0], int(batch.lengths[0]), int(batch.lengths[0])
     for number, length in enumerate(batch.lengths.tolist()):
@@ -196,27 +205,30 @@ def _groups(batch: PackedBatch, max_padding: float) -> list[tuple[int, int]]:
     return list(pairwise([*cuts, len(batch.lengths)]))
 
 
-def _padded(states: Tensor, lengths: Int32s) -> Tensor:
-    """(tokens, h, d) -> (N, longest, h, d), filled up with zeros."""
-    is_real = _is_real(lengths, states.device)
-    shape = (len(lengths), int(lengths.max()), *states.shape[1:])
-    if is_real is None:
-        return states.reshape(shape)
-    return states.new_zeros(shape).masked_scatter(is_real[:, :, None, None], states)
+def _with_neighbours(states: Tensor, window: int) -> Tensor:
+    """(T, h, d) -> (n, h, 3 B, d): each block of keys after the one before and before the next."""
+    keys: Tensor = _Neighbours.apply(states, window)  # type: ignore[no-untyped-call]
+    return keys
 
 
-def _is_real(lengths: Int32s, device: torch.device) -> Tensor | None:
-    """(N, longest) bool, or None where nothing is padded."""
-    longest = int(lengths.max())
-    if int(lengths.min()) == longest:
-        return None
-    mask = np.arange(longest) < lengths[:, None]
-    return torch.from_numpy(mask).to(device, non_blocking=True)
+class _Neighbours(torch.autograd.Function):
+    """Blocks that share their memory with their neighbours; a gradient is the sum of its three.
 
+    Autograd's own way through slices and concatenation takes four times the memory traffic.
+    """
 
-def _with_neighbours(states: Tensor, window: int, blocks: int) -> Tensor:
-    """(T, h, d) -> (n, 3 B, h, d): each block of keys after the one before and before the next."""
-    fill = blocks * window - len(states)
-    padded = F.pad(states, (0, 0, 0, 0, window, window + fill))
-    split = padded.view(blocks + 2, window, *states.shape[1:])
-    return torch.cat([split[:-2], split[1:-1], split[2:]], dim=1)
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, window: int) -> Tensor:
+        ctx.window, ctx.tokens = window, len(states)
+        blocks = -(-len(states) // window)
+        before = states.new_zeros(window, *states.shape[1:])
+        after = states.new_zeros((blocks + 1) * window - len(states), *states.shape[1:])
+        return torch.cat([before, states, after]).unfold(0, 3 * window, window).transpose(2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        before, own, after = gradients[0].transpose(1, 2).chunk(3, dim=1)
+        total = own.clone(memory_format=torch.contiguous_format)
+        total[:-1] += before[1:]
+        total[1:] += after[:-1]
+        return total.flatten(0, 1)[: ctx.tokens], None

@@ -23,6 +23,9 @@ flash-attn 2 or 3; sdpa: torch by padded groups, on any device."""
 
 _HALVES = (torch.float16, torch.bfloat16)
 
+# Of NVIDIA's: flash attention needs Ampere.
+_OLDEST_CAPABILITY = (8, 0)
+
 
 class Attention(Protocol):
     """Attends within the sequences of the batch that it was made for; see `GroupedAttention`."""
@@ -42,7 +45,7 @@ def attention_for(
         name: "auto" takes varlen, then flash, then sdpa on a GPU, and cpu on a processor.
         batch: its device decides.
         dtype: of queries and keys.
-        dropout: of attention weights; what varlen can't do.
+        dropout: of attention weights; what varlen and flash-attn 3 can't do.
 
     Raises:
         ConfigError: the named one does not run on this device, dtype or dropout.
@@ -74,6 +77,8 @@ def resolve(
         chosen = _best(device, dtype, has_dropout)
     elif reason := _reason_against(name, device, dtype, has_dropout):
         raise ConfigError(f"attention={name!r} {reason}: take 'auto' or 'sdpa'")
+    elif name == "flash" and not _is_installed("flash"):
+        raise MissingExtraError("attention='flash'", "flash")
     logger.info("attention on %s in %s: %s", device, dtype, chosen)
     return chosen
 
@@ -96,7 +101,9 @@ def _reason_against(name: str, device: str, dtype: torch.dtype, has_dropout: boo
         return f"runs on a CUDA device, not on {device}"
     if dtype not in _HALVES:
         return f"takes float16 or bfloat16, not {dtype}"
-    if name == "varlen" and has_dropout:
+    if torch.cuda.get_device_capability() < _OLDEST_CAPABILITY:
+        return "takes a GPU of compute capability 8.0 or later"
+    if has_dropout and not _has_dropout(name):
         return "has no dropout of attention weights"
     if name == "varlen" and not _is_installed("varlen"):
         return f"needs a torch whose varlen_attn has a window (2.12 has), not {torch.__version__}"
@@ -105,6 +112,14 @@ def _reason_against(name: str, device: str, dtype: torch.dtype, has_dropout: boo
 
 def _is_installed(name: str) -> bool:
     return _varlen_attn() is not None if name == "varlen" else _flash_attn() is not None
+
+
+def _has_dropout(name: str) -> bool:
+    """flash-attn 2 alone has it."""
+    kernel = _flash_attn()
+    return name == "flash" and (
+        kernel is None or "dropout_p" in inspect.signature(kernel).parameters
+    )
 
 
 @cache
@@ -167,8 +182,7 @@ def _flash(
 ) -> Tensor:
     """flash-attn 2 or 3; source: https://github.com/Dao-AILab/flash-attention."""
     kernel = _flash_attn()
-    if kernel is None:
-        raise MissingExtraError("attention='flash'", "flash")
+    assert kernel is not None, "resolve() was not asked"
     options: dict[str, Any] = {"dropout_p": dropout} if dropout else {}
     if window is not None:
         options["window_size"] = (window, window)

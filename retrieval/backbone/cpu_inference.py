@@ -1,5 +1,7 @@
 """ModernBERT inference on a processor: oneDNN's products with packed weights, our kernels between.
 
+With `int8` the products of the linear layers are ours too, in 8 bits.
+
 Everything of one batch runs on the calling thread's share of torch's threads; the kernels run on
 the calling thread alone. Several threads, each with a batch and one torch thread, use all cores
 without a barrier in every operation (see `encoders.forward`).
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrieval.backbone import kernels
+from retrieval.backbone import int8, kernels
 from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.rotary import RotaryTables
 
@@ -26,9 +28,10 @@ PACKED_ROWS = 1024
 class CpuModernBert:
     """The layers of one model with their weights packed; packed again when they have changed."""
 
-    def __init__(self, model: Any, rotary: RotaryTables) -> None:
+    def __init__(self, model: Any, rotary: RotaryTables, *, is_int8: bool = False) -> None:
         self._model = model
         self._rotary = rotary
+        self._is_int8 = is_int8
         self._version: tuple[tuple[int, int], ...] = ()
         self._layers: list[_Layer] = []
         self._packing = Lock()
@@ -50,14 +53,15 @@ class CpuModernBert:
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """(T, H) token states after the last norm; no gradients."""
-        with torch.inference_mode():
+        with torch.no_grad():
             with self._packing:
                 self._refresh()
             embedding = self._model.embeddings.tok_embeddings.weight
-            x = self._first_norm(F.embedding(batch.ids, embedding))
+            rows = len(batch.ids)
+            x = self._first_norm(F.embedding(F.pad(batch.ids, (0, _spare_rows(rows))), embedding))
             for layer in self._layers:
                 x = layer(x, batch, self._rotary)
-            return self._last_norm(x)
+            return self._last_norm(x)[:rows]
 
     def _refresh(self) -> None:
         version = tuple((each.data_ptr(), _version(each)) for each in self._model.parameters())
@@ -66,28 +70,34 @@ class CpuModernBert:
         config = self._model.config
         self._first_norm = _Norm(self._model.embeddings.norm)
         self._last_norm = _Norm(self._model.final_norm)
+        products: _Products | _Int8Products = _Int8Products() if self._is_int8 else _Products()
         self._layers = [
-            _Layer(layer, kind, config)
+            _Layer(layer, kind, config, products)
             for layer, kind in zip(self._model.layers, config.layer_types, strict=True)
         ]
         self._version = version
 
 
 class _Layer:
-    def __init__(self, layer: Any, kind: str, config: Any) -> None:
+    def __init__(
+        self, layer: Any, kind: str, config: Any, products: _Products | _Int8Products
+    ) -> None:
         self.kind = kind
         self.heads: int = config.num_attention_heads
         self.window = config.local_attention // 2 if kind == "sliding_attention" else None
+        self.products: Any = products
         has_norm = isinstance(layer.attn_norm, torch.nn.LayerNorm)
         self.attention_norm = _Norm(layer.attn_norm) if has_norm else None
-        self.qkv = _Linear(layer.attn.Wqkv)
-        self.attention_out = _Linear(layer.attn.Wo)
+        self.qkv = products.linear(layer.attn.Wqkv)
+        self.attention_out = products.linear(layer.attn.Wo)
         self.mlp_norm = _Norm(layer.mlp_norm)
-        self.mlp_in = _Linear(layer.mlp.Wi)
-        self.mlp_out = _Linear(layer.mlp.Wo)
+        self.mlp_in = products.linear(layer.mlp.Wi)
+        self.mlp_out = products.linear(layer.mlp.Wo)
 
     def __call__(self, x: Tensor, batch: PackedBatch, rotary: RotaryTables) -> Tensor:
-        qkv = self.qkv(x if self.attention_norm is None else self.attention_norm(x))
+        take = self.products
+        norm = self.attention_norm
+        qkv = self.qkv(take.rows(x) if norm is None else take.norm(x, norm))
         cosines, sines = rotary(self.kind, batch.longest, x.device)
         attended = kernels.attention(
             qkv,
@@ -98,8 +108,8 @@ class _Layer:
             cosines=cosines,
             sines=sines,
         )
-        x = self.attention_out.plus(attended, x)
-        return self.mlp_out.plus(kernels.geglu(self.mlp_in(self.mlp_norm(x))), x)
+        x = self.attention_out.plus(take.rows(attended), x)
+        return self.mlp_out.plus(take.geglu(self.mlp_in(take.norm(x, self.mlp_norm))), x)
 
 
 class _Norm:
@@ -110,6 +120,38 @@ class _Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class _Products:
+    """What the linear layers take and are, in the model's own number format."""
+
+    def linear(self, linear: torch.nn.Linear) -> _Linear:
+        return _Linear(linear)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x
+
+    def norm(self, x: Tensor, norm: _Norm) -> Tensor:
+        return norm(x)
+
+    def geglu(self, x: Tensor) -> Tensor:
+        return kernels.geglu(x)
+
+
+class _Int8Products:
+    """The same in 8 bits; norms and activations round their own results."""
+
+    def linear(self, linear: torch.nn.Linear) -> int8.Int8Linear:
+        return int8.Int8Linear(linear.weight, linear.bias)
+
+    def rows(self, x: Tensor) -> int8.QuantizedRows:
+        return int8.quantize(x)
+
+    def norm(self, x: Tensor, norm: _Norm) -> int8.QuantizedRows:
+        return int8.quantized_layer_norm(x, norm.weight, norm.bias, norm.epsilon)
+
+    def geglu(self, x: Tensor) -> int8.QuantizedRows:
+        return int8.quantized_geglu(x)
 
 
 class _Linear:
@@ -146,6 +188,15 @@ def _can_pack(dtype: torch.dtype) -> bool:
     if not torch._C._has_mkldnn or not hasattr(operators, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or bool(operators._is_mkldnn_bf16_supported())
+
+
+def _spare_rows(rows: int) -> int:
+    """Rows to add, some 1.5 %, so that there are few different numbers of them.
+
+    oneDNN compiles a product for every number of rows that it meets, and keeps the last thousand:
+    some 0.3 MB each, for every thread.
+    """
+    return -rows % min(128, 1 << max(0, rows.bit_length() - 4))
 
 
 def _version(parameter: Tensor) -> int:

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from retrieval import native
 
-_IS_BFLOAT16 = {torch.float32: 0, torch.bfloat16: 1}
+IS_BFLOAT16 = {torch.float32: 0, torch.bfloat16: 1}
 
-_pointer = ctypes.c_void_p
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    """Where a tensor's numbers are, for the library; null for None."""
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
 class _AttentionShape(ctypes.Structure):
@@ -34,7 +37,7 @@ def are_available(dtype: torch.dtype, head_width: int) -> bool:
     library = native.library()
     return (
         library is not None
-        and dtype in _IS_BFLOAT16
+        and dtype in IS_BFLOAT16
         and head_width % 2 == 0
         and head_width <= library.retrieval_max_head_width()
     )
@@ -67,15 +70,15 @@ def attention(
     hidden = qkv.shape[1] // 3
     out = torch.empty(qkv.shape[0], hidden, dtype=qkv.dtype)
     shape = _shape(len(offsets) - 1, heads, hidden // heads, window)
-    _library().retrieval_attention(
-        _IS_BFLOAT16[qkv.dtype],
-        _pointer(qkv.data_ptr()),
-        _pointer(out.data_ptr()),
+    native.loaded().retrieval_attention(
+        IS_BFLOAT16[qkv.dtype],
+        pointer(qkv),
+        pointer(out),
         ctypes.byref(shape),
-        _pointer(offsets.ctypes.data),
-        None if key_lengths is None else _pointer(key_lengths.ctypes.data),
-        _pointer(cosines.data_ptr()),
-        _pointer(sines.data_ptr()),
+        ctypes.c_void_p(offsets.ctypes.data),
+        None if key_lengths is None else ctypes.c_void_p(key_lengths.ctypes.data),
+        pointer(cosines),
+        pointer(sines),
     )
     return out
 
@@ -83,12 +86,12 @@ def attention(
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """Normalise each row of x (T, H), contiguous; weight and bias are (H,) float32."""
     out = torch.empty_like(x)
-    _library().retrieval_layer_norm(
-        _IS_BFLOAT16[x.dtype],
-        _pointer(x.data_ptr()),
-        _pointer(weight.data_ptr()),
-        None if bias is None else _pointer(bias.data_ptr()),
-        _pointer(out.data_ptr()),
+    native.loaded().retrieval_layer_norm(
+        IS_BFLOAT16[x.dtype],
+        pointer(x),
+        pointer(weight),
+        pointer(bias),
+        pointer(out),
         ctypes.c_int64(x.shape[0]),
         x.shape[1],
         ctypes.c_float(epsilon),
@@ -100,10 +103,10 @@ def geglu(x: Tensor) -> Tensor:
     """GELU of the first half of each row of x (T, 2 * I), contiguous, times the second half."""
     width = x.shape[1] // 2
     out = torch.empty(x.shape[0], width, dtype=x.dtype)
-    _library().retrieval_geglu(
-        _IS_BFLOAT16[x.dtype],
-        _pointer(x.data_ptr()),
-        _pointer(out.data_ptr()),
+    native.loaded().retrieval_geglu(
+        IS_BFLOAT16[x.dtype],
+        pointer(x),
+        pointer(out),
         ctypes.c_int64(x.shape[0]),
         width,
     )
@@ -112,9 +115,3 @@ def geglu(x: Tensor) -> Tensor:
 
 def _shape(sequences: int, heads: int, width: int, window: int | None) -> _AttentionShape:
     return _AttentionShape(sequences, heads, width, -1 if window is None else window, width**-0.5)
-
-
-def _library() -> ctypes.CDLL:
-    library = native.library()
-    assert library is not None, "are_available() was not asked"
-    return library

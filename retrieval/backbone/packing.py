@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Int32s = NDArray[np.int32]
+
+
+def to_device(array: NDArray[Any], device: torch.device | str) -> Tensor:
+    """The array as a tensor there; a copy to a GPU is queued and nobody waits for it."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()  # a copy from other memory waits for the GPU's queue
+    return tensor.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +53,13 @@ class PackedBatch:
         """(T,) int64 position of each token in its sequence, on the device of the ids."""
         starts = np.repeat(self.offsets[:-1], self.lengths)
         positions = np.arange(len(starts), dtype=np.int64) - starts
-        return torch.from_numpy(positions).to(self.ids.device, non_blocking=True)
+        return to_device(positions, self.ids.device)
 
     @cached_property
     def sequence_of(self) -> Tensor:
         """(T,) int64 number of the sequence that each token belongs to."""
         owners = np.repeat(np.arange(len(self.lengths), dtype=np.int64), self.lengths)
-        return torch.from_numpy(owners).to(self.ids.device, non_blocking=True)
+        return to_device(owners, self.ids.device)
 
     @cached_property
     def is_key(self) -> NDArray[np.bool_] | None:
@@ -64,7 +73,7 @@ class PackedBatch:
     @cached_property
     def offsets_on_device(self) -> Tensor:
         """The offsets as int32, on the device of the ids."""
-        return torch.from_numpy(self.offsets).to(self.ids.device, non_blocking=True)
+        return to_device(self.offsets, self.ids.device)
 
 
 def pack(
@@ -82,7 +91,7 @@ def pack(
     """
     lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
     flat = np.concatenate([np.asarray(each, np.int64) for each in sequences])
-    ids = torch.from_numpy(flat).to(device, non_blocking=True)
+    ids = to_device(flat, device)
     limits = None if key_lengths is None else np.asarray(key_lengths, np.int32)
     return PackedBatch(ids, lengths, limits)
 
@@ -115,7 +124,7 @@ def unpack(states: Tensor, lengths: Int32s) -> Tensor:
     offsets = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)])
     rows = np.arange(states.shape[0]) + np.repeat(starts - offsets, lengths)
     out = states.new_zeros(len(lengths) * longest, states.shape[1])
-    out = out.index_copy(0, torch.from_numpy(rows).to(states.device), states)
+    out = out.index_copy(0, to_device(rows, states.device), states)
     return out.view(len(lengths), longest, states.shape[1])
 
 
@@ -131,7 +140,7 @@ def token_batches(lengths: Int32s, budget: int, *, parts: int = 1) -> list[NDArr
         The numbers of the texts of each batch.
 
     >>> [batch.tolist() for batch in token_batches(np.int32([3, 9, 4, 2]), budget=7)]
-    [[1], [2, 0], [3]]
+    [[1], [2], [0, 3]]
     """
     total = int(lengths.sum(dtype=np.int64))
     budget = max(1, min(budget, -(-total // parts)))
@@ -143,4 +152,21 @@ def token_batches(lengths: Int32s, budget: int, *, parts: int = 1) -> list[NDArr
         stop = max(start + 1, int(np.searchsorted(ends, taken + budget, side="right")))
         batches.append(order[start:stop])
         start, taken = stop, int(ends[stop - 1])
-    return batches
+    return _with_even_end(batches, lengths, budget)
+
+
+def _with_even_end(
+    batches: list[NDArray[np.int64]], lengths: Int32s, budget: int
+) -> list[NDArray[np.int64]]:
+    """Halve the tokens of the last two batches where the last one would be small.
+
+    Sizes of batches are then few: oneDNN compiles and keeps a product for each that it meets.
+    """
+    if len(batches) < 2 or 2 * lengths[batches[-1]].sum() >= lengths[batches[-2]].sum():
+        return batches
+    tail = np.concatenate(batches[-2:])
+    ends = np.cumsum(lengths[tail], dtype=np.int64)
+    cut = max(1, int(np.searchsorted(ends, ends[-1] / 2, side="right")))
+    if ends[-1] - ends[cut - 1] > budget:
+        return batches
+    return [*batches[:-2], tail[:cut], tail[cut:]]

@@ -12,8 +12,8 @@ class RotaryTables:
     """Cosines and sines up to the longest sequence seen, on one device.
 
     Local and global layers turn at different speeds (rope_theta). The tables are computed from the
-    configuration in float32 and not taken from the model's buffers, which are rounded when a model
-    is cast to bfloat16.
+    configuration and not taken from the model's buffers, which are rounded when a model is cast to
+    bfloat16. `supports_tables` says which models have tables at all.
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """
@@ -35,18 +35,21 @@ class RotaryTables:
 
     @torch.no_grad()
     def _compute(self, layer_type: str, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        config = self._model.config
-        parameters = config.rope_parameters[layer_type]
-        positions = torch.arange(rows, device=device, dtype=torch.float32)
-        if parameters["rope_type"] != "default":
-            like = torch.empty(0, dtype=torch.float32, device=device)
-            cosines, sines = self._model.rotary_emb(like, positions[None], layer_type)
-            half = cosines.shape[-1] // 2
-            return cosines[0, :, :half].contiguous(), sines[0, :, :half].contiguous()
-        width = config.hidden_size // config.num_attention_heads
-        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        angles = positions[:, None] / parameters["rope_theta"] ** exponents
-        return angles.cos(), angles.sin()
+        # Its own embedding computes them, but a new one: whatever the model was cast to, these
+        # frequencies are float32.
+        embedding = type(self._model.rotary_emb)(self._model.config).to(device)
+        like = torch.empty(0, dtype=torch.float32, device=device)
+        positions = torch.arange(rows, device=device)[None]
+        cosines, sines = embedding(like, positions, layer_type)
+        half = cosines.shape[-1] // 2
+        return cosines[0, :, :half].contiguous(), sines[0, :, :half].contiguous()
+
+
+def supports_tables(model: Any) -> bool:
+    """Whether an angle depends on the position alone, and not on the longest text of a batch."""
+    parameters = model.config.rope_parameters
+    kinds = [parameters[layer_type]["rope_type"] for layer_type in set(model.config.layer_types)]
+    return not any(kind == "longrope" or "dynamic" in kind for kind in kinds)
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -60,6 +63,24 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Returns:
         Like x, in its dtype; computed in float32.
     """
-    first, second = x.float().chunk(2, dim=-1)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned, dim=-1).to(x.dtype)
+    turned: Tensor = _Rotation.apply(x, cosines, sines)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation, whose gradient is the rotation back: neither keeps the states."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        first, second = x.float().chunk(2, dim=-1)
+        turned = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        out_first, out_second = turned.chunk(2, dim=-1)
+        torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-1)
+        torch.mul(second, cosines, out=out_second).addcmul_(first, sines)
+        return turned.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return rotate(gradients[0], cosines, -sines), None, None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.console import Console
 
-from retrieval.cli.options import Overwrite, load_model
+from retrieval.cli.options import ModelOptions, Overwrite, load_model
 from retrieval.cli.output import print_passages
 from retrieval.errors import InputError
 from retrieval.files import atomic_write
@@ -149,7 +149,7 @@ def measure(output: Path, system: System, overwrite: bool) -> Result:
     collection = evaluation.read_collection(output / "standard-library")
     encoder = None
     if system.model:
-        encoder = load_model(str(output / system.model / "model"), None, 32)
+        encoder = load_model(str(output / system.model / "model"), ModelOptions())
     index = build_index(
         output / "indexes" / system.folder,
         collection.documents(),

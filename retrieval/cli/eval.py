@@ -10,16 +10,20 @@ import typer
 
 from retrieval.cli.options import (
     AsJson,
-    BatchSize,
-    Device,
+    Devices,
     IndexKind,
     Model,
+    ModelOptions,
     Overwrite,
+    Processes,
     Settings,
     SkipBad,
     choose_kind,
     index_settings,
     load_model,
+    parent_options,
+    process_devices,
+    takes_model_options,
 )
 from retrieval.cli.output import report_skipped
 from retrieval.errors import ConfigError
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation import Result
 
 
+@takes_model_options
 def evaluate(
     dataset: Annotated[
         Path, typer.Argument(help="A BEIR folder: corpus.jsonl, queries.jsonl, qrels/*.tsv.")
@@ -52,11 +57,13 @@ def evaluate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a judged id is missing.")
     ] = False,
-    device: Device = None,
-    batch_size: BatchSize = 32,
+    devices: Devices = None,
+    processes: Processes = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Index a collection, ask its queries, and print the metrics."""
     from retrieval import evaluation
@@ -72,7 +79,8 @@ def evaluate(
     collection = evaluation.read_collection(
         dataset, split=split, bad_lines=bad_lines, strict=strict
     )
-    encoder = load_model(model, device, batch_size) if model else None
+    each_device = process_devices(devices, processes, options)
+    encoder = load_model(model, parent_options(options, each_device)) if model else None
     kind = choose_kind(index, encoder.reference if encoder else None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = output or Path(temporary)
@@ -83,6 +91,7 @@ def evaluate(
             encoder=encoder,
             settings=index_settings(kind, setting),
             overwrite=overwrite,
+            devices=each_device,
             progress=True,
         )
         result = evaluation.evaluate(

@@ -9,16 +9,20 @@ from typing import Annotated
 import typer
 
 from retrieval.cli.options import (
-    BatchSize,
-    Device,
+    Devices,
     IndexKind,
     Model,
+    ModelOptions,
     Overwrite,
+    Processes,
     Settings,
     SkipBad,
     choose_kind,
     index_settings,
     load_model,
+    parent_options,
+    process_devices,
+    takes_model_options,
 )
 from retrieval.cli.output import report_skipped
 from retrieval.corpus import read_corpus
@@ -28,6 +32,7 @@ from retrieval.indexing.versions import index_bytes
 from retrieval.records import Document
 
 
+@takes_model_options
 def index(
     corpus: Annotated[
         Path,
@@ -43,19 +48,25 @@ def index(
         typer.Option(help="By default plaid or faiss, as the model has it; bm25 without one."),
     ] = None,
     setting: Settings = None,
-    device: Device = None,
-    batch_size: BatchSize = 32,
+    devices: Devices = None,
+    processes: Processes = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Encode a corpus and index it; a run that was stopped goes on where it was."""
     from retrieval.encoders.embedding_store import EmbeddingStore, is_embedding_store
     from retrieval.indexing.retriever import build_index
 
+    each_device = process_devices(devices, processes, options)
     bad_lines = BadLines(skip=skip_bad)
-    encoder = load_model(model, device, batch_size) if model else None
-    if is_embedding_store(corpus):
-        store = EmbeddingStore(corpus)
+    store = EmbeddingStore(corpus) if is_embedding_store(corpus) else None
+    encoder = None
+    if model:
+        remembered = store.model.options if store else None
+        encoder = load_model(model, parent_options(options, each_device), remembered=remembered)
+    if store is not None:
         check_model(corpus, store.model, encoder.reference if encoder else None)
         documents: EmbeddingStore | Iterable[Document] = store
         chosen = choose_kind(kind, store.model)
@@ -69,6 +80,7 @@ def index(
         encoder=encoder,
         settings=index_settings(chosen, setting),
         overwrite=overwrite,
+        devices=each_device,
         progress=True,
     )
     report_skipped(bad_lines)

@@ -22,6 +22,8 @@ _EXTRAS = {
     "cluster": ("ray",),
     "flash": ("flash_attn",),
     "pylate": ("pylate",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
 }
 
 
@@ -45,6 +47,8 @@ def info(
 def _installation() -> dict[str, Any]:
     import torch
 
+    from retrieval import native
+    from retrieval.backbone.attention_choice import resolve
     from retrieval.backbone.precision import has_fast_bfloat16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,6 +64,8 @@ def _installation() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "training precision": "bfloat16" if has_fast_bfloat16(device) else "float32",
+        "ModernBERT kernels": native.instruction_set() or "none: torch",
+        "attention": resolve("auto", device, torch.bfloat16, False),
         "PLAID engine": "NumPy",
     }
 
@@ -81,7 +87,11 @@ def _folder(path: Path) -> dict[str, Any]:
         }
     if is_embedding_store(path):
         store = EmbeddingStore(path)
-        return {"embeddings": len(store), "model": store.model._asdict()}
+        return {
+            "embeddings": len(store),
+            "dtype": store.dtype,
+            "model": store.model._asdict(),
+        }
     return {"model": str(path), "kind": checkpoint_kind(str(path))}
 
 

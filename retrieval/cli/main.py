@@ -12,6 +12,7 @@ import retrieval
 from retrieval.cli.demo import demo
 from retrieval.cli.encode import encode
 from retrieval.cli.eval import evaluate
+from retrieval.cli.export import export
 from retrieval.cli.index import index
 from retrieval.cli.info import info
 from retrieval.cli.search import search
@@ -28,6 +29,7 @@ app.command("encode")(encode)
 app.command("index")(index)
 app.command("search")(search)
 app.command("eval")(evaluate)
+app.command("export")(export)
 app.command("info")(info)
 app.command("demo")(demo)
 

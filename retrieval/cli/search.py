@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from retrieval.cli.options import AsJson, BatchSize, Device, Model, load_model
+from retrieval.cli.options import AsJson, Model, ModelOptions, load_model, takes_model_options
 from retrieval.cli.output import print_passages
 
 
+@takes_model_options
 def search(
     index: Annotated[Path, typer.Argument(help="A folder that `retrieval index` wrote.")],
     question: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Passages a question.")] = 10,
     model: Model = None,
-    device: Device = None,
-    batch_size: BatchSize = 32,
     as_json: AsJson = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Print the best passages for a question; the model is the one that the index names."""
     from retrieval.indexing import open_index
@@ -28,7 +29,8 @@ def search(
 
     opened = open_index(index)
     name = model or (opened.model.name if opened.model else None)
-    encoder = load_model(name, device, batch_size) if name else None
+    remembered = opened.model.options if opened.model else None
+    encoder = load_model(name, options, remembered=remembered) if name else None
     rankings = Retriever.open(index, encoder=encoder).search(question, k)
     if as_json:
         answers = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,17 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import get_device_name
 
 from retrieval.backbone.attention_choice import AttentionName
+from retrieval.backbone.precision import has_fast_bfloat16
 from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import BatchedInference
-from retrieval.encoders.streaming import in_windows
+from retrieval.encoders.quantization import Quantization
+from retrieval.encoders.streaming import Report, in_windows, silent
+from retrieval.encoders.token_limits import set_token_limits
 from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
 from retrieval.records import ModelReference
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "auto", "int8"]
+"""Of a model's weights; "auto" is bfloat16 where the device computes it in hardware. "int8" is the
+same with the linear layers of a ModernBERT rounded to 8 bits, on a processor."""
 
 
 class DenseEncoder:
@@ -31,9 +38,11 @@ class DenseEncoder:
     and `encode_document`.
 
     Attributes:
-        model: the SentenceTransformer that does the work.
+        model: the SentenceTransformer that does the work; its `truncate_dim` cuts the embeddings.
         batch_size: texts in a forward pass, for models that only their own library can run.
         inference: how the others are run, and how many tokens they were given.
+        normalize: bring embeddings to unit length after they were cut.
+        quantization: what makes codes or bits of them; None leaves them float32.
     """
 
     is_multi_vector = False
@@ -46,10 +55,19 @@ class DenseEncoder:
         batch_size: int = 32,
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
+        normalize: bool = False,
+        quantization: Quantization | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.model = model
-        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
+        self.inference = BatchedInference(
+            model, attention=attention, max_tokens=max_tokens, is_int8=is_int8
+        )
         self.batch_size = batch_size
+        self.normalize = normalize
+        self.quantization = quantization
+        self._loaded: dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
         self._name = name or model.model_card_data.base_model or "SentenceTransformer"
 
     @classmethod
@@ -63,6 +81,11 @@ class DenseEncoder:
         batch_size: int = 32,
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
+        width: int | None = None,
+        normalize: bool = False,
+        query_length: int | None = None,
+        document_length: int | None = None,
+        quantization: Quantization | Mapping[str, Any] | None = None,
     ) -> Self:
         """Load a Sentence Transformers checkpoint.
 
@@ -74,9 +97,18 @@ class DenseEncoder:
             batch_size: texts in a forward pass, for models that only their own library can run.
             attention: of a ModernBERT; "auto" takes the fastest that the device has.
             max_tokens: of a batch; None takes what suits the device.
+            width: leading components that are kept (Matryoshka), as Sentence Transformers'
+                `truncate_dim`: a cut embedding has no unit length any more, even where the model
+                ends in a normalisation. None keeps what the checkpoint says.
+            normalize: bring embeddings to unit length, after the cut, as Sentence Transformers'
+                `normalize_embeddings`.
+            query_length: tokens of a query, instead of the checkpoint's limit.
+            document_length: the same for documents.
+            quantization: makes codes or bits of the embeddings, or its mapping.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a multi-vector model.
+            ConfigError: a width or a limit that the model does not have.
         """
         name = remembered_name(name)
         kind = checkpoint_kind(name, revision=revision)
@@ -91,11 +123,39 @@ class DenseEncoder:
             name,
             device=device,
             revision=revision,
-            model_kwargs={"dtype": getattr(torch, dtype)},
+            truncate_dim=width,
+            model_kwargs={"dtype": torch_dtype(dtype, device)},
         )
-        return cls(
-            model, name=name, batch_size=batch_size, attention=attention, max_tokens=max_tokens
+        set_token_limits(model, query_length, document_length)
+        if isinstance(quantization, Mapping):
+            quantization = Quantization.from_mapping(quantization)
+        encoder = cls(
+            model,
+            name=name,
+            batch_size=batch_size,
+            attention=attention,
+            max_tokens=max_tokens,
+            normalize=normalize,
+            quantization=quantization,
+            is_int8=dtype == "int8",
         )
+        if width is not None and not 1 <= width <= encoder._full_width():
+            raise ConfigError(f"width is {width}, expected 1 to {encoder._full_width()} for {name}")
+        encoder._options = {
+            "width": width,
+            "normalize": normalize or None,
+            "query_length": query_length,
+            "document_length": document_length,
+        }
+        encoder._loaded = {
+            "name": name,
+            "dtype": dtype,
+            "revision": revision,
+            "batch_size": batch_size,
+            "attention": attention,
+            "max_tokens": max_tokens,
+        }
+        return encoder
 
     @classmethod
     def from_backbone(
@@ -160,14 +220,14 @@ class DenseEncoder:
 
     @property
     def width(self) -> int:
-        """The number of components of an embedding."""
+        """The number of components of an embedding, before it is quantized."""
         model: Any = self.model
         getter = getattr(model, "get_embedding_dimension", None)
         return int(getter() if getter else model.get_sentence_embedding_dimension())
 
     @cached_property
     def reference(self) -> ModelReference:
-        """Name, fingerprint, kind and width; computed once, and again after `save`."""
+        """Name, fingerprint, kind, width and options; computed once, and again after `save`."""
         model: Any = self.model
         settings = {
             "kind": "dense",
@@ -181,21 +241,44 @@ class DenseEncoder:
             "modules": [
                 [type(module).__name__, getattr(module, "pooling_mode", None)] for module in model
             ],
+            **self._output_settings(),
         }
+        width = self.quantization.width(self.width) if self.quantization else self.width
         return ModelReference(
             name=self._name,
             fingerprint=fingerprint(model.state_dict(), model.tokenizer, settings),
             is_multi_vector=False,
-            width=self.width,
+            width=width,
+            options=self._given_options(),
         )
 
-    def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        """Stream (D,) float32 embeddings of queries, in order."""
-        return in_windows(texts, lambda window: self._begin(window, "query"))
+    @property
+    def reload(self) -> Callable[..., Self] | None:
+        """Loads the same encoder on the device given as `device`; None unless `load` made it."""
+        if not self._loaded:
+            return None
+        return partial(type(self).load, **self._loaded, **self._given_options())
 
-    def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        """Stream (D,) float32 embeddings of documents, in order."""
-        return in_windows(texts, lambda window: self._begin(window, "document"))
+    def quantized(self, quantization: Quantization | None) -> Self:
+        """The same encoder with another form of its embeddings; the model is shared."""
+        other = copy.copy(self)
+        other.__dict__.pop("reference", None)
+        other.quantization = quantization
+        return other
+
+    def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[Any]]:
+        """Stream (D,) float32 embeddings of queries, or codes where quantized, in order."""
+        return in_windows(texts, lambda window: self._begin(window, "query"), len)
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[Any]]:
+        """Stream (D,) float32 embeddings of documents, or codes where quantized, in order."""
+        return in_windows(texts, self.begin_documents, len)
+
+    def begin_documents(
+        self, texts: list[str], report: Report = silent
+    ) -> Callable[[], NDArray[Any]]:
+        """Start to encode documents in the background; what is returned gives their (N, D)."""
+        return self._begin(texts, "document", report)
 
     def save(self, folder: str | Path) -> None:
         """Write a Sentence Transformers checkpoint."""
@@ -204,17 +287,23 @@ class DenseEncoder:
         # Asked again, the reference names this folder and knows what training changed.
         self.__dict__.pop("reference", None)
 
-    def _begin(self, texts: list[str], role: Role) -> Callable[[], NDArray[np.float32]]:
+    def _begin(
+        self, texts: list[str], role: Role, report: Report = silent
+    ) -> Callable[[], NDArray[Any]]:
         prompt = self._prompt(role)
         if not self.inference.can_do(prompt, role):
-            return lambda: self._by_sentence_transformers(texts, role)
+            return lambda: self._by_sentence_transformers(texts, role, report)
         batches = self.inference.begin(texts, prompt=prompt, role=role)
 
-        def finish() -> NDArray[np.float32]:
+        def finish() -> NDArray[Any]:
             embeddings = np.empty((len(texts), self.width), np.float32)
-            for numbers, features, _ in batches():
-                embeddings[numbers] = features["sentence_embedding"][:, : self.width].float()
-            return embeddings
+            for numbers, features, lengths in batches():
+                embedded = features["sentence_embedding"][:, : self.width].float()
+                if self.normalize:
+                    embedded = torch.nn.functional.normalize(embedded, p=2, dim=1)
+                embeddings[numbers] = embedded
+                report(len(numbers), int(lengths.sum()))
+            return self.quantization(embeddings) if self.quantization else embeddings
 
         return finish
 
@@ -225,10 +314,54 @@ class DenseEncoder:
         name = next((each for each in names if each in model.prompts), model.default_prompt_name)
         return model.prompts.get(name) or "" if name else ""
 
-    def _by_sentence_transformers(self, texts: list[str], role: Role) -> NDArray[np.float32]:
+    def _by_sentence_transformers(
+        self, texts: list[str], role: Role, report: Report
+    ) -> NDArray[Any]:
         model: Any = self.model
         encode = model.encode_query if role == "query" else model.encode_document
         embeddings = encode(
-            texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True
+            texts,
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=self.normalize,
         )
-        return np.asarray(embeddings, dtype=np.float32)
+        report(len(texts), 0)
+        embeddings = np.asarray(embeddings, dtype=np.float32)
+        return self.quantization(embeddings) if self.quantization else embeddings
+
+    def _full_width(self) -> int:
+        model: Any = self.model
+        cut, model.truncate_dim = model.truncate_dim, None
+        try:
+            return self.width
+        finally:
+            model.truncate_dim = cut
+
+    def _given_options(self) -> dict[str, Any]:
+        options = {key: value for key, value in self._options.items() if value is not None}
+        if self.quantization is not None:
+            options["quantization"] = self.quantization.to_mapping()
+        return options
+
+    def _output_settings(self) -> dict[str, Any]:
+        """What the fingerprint has to know of the form of the embeddings; nothing by default."""
+        model: Any = self.model
+        settings: dict[str, Any] = {}
+        is_cut = self.width < self._full_width()
+        if is_cut:
+            settings["width"] = self.width
+        if self.normalize and (is_cut or type(model[-1]).__name__ != "Normalize"):
+            settings["normalize"] = True
+        if self.quantization is not None:
+            settings["quantization"] = self.quantization.to_mapping()
+        return settings
+
+
+def torch_dtype(dtype: Dtype, device: str | None) -> torch.dtype:
+    """The number format of the weights; "auto" asks the device that None stands for."""
+    if dtype in ("auto", "int8"):
+        device = device or get_device_name()
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen

@@ -20,17 +20,18 @@ from torch import Tensor
 
 from retrieval.backbone.attention_choice import AttentionName
 from retrieval.backbone.modernbert import PackedModernBert, is_modernbert
-from retrieval.backbone.packing import PackedBatch, pack, token_batches, unpack
+from retrieval.backbone.packing import PackedBatch, pack, to_device, token_batches, unpack
 from retrieval.encoders.tokens import Role, Tokens, UnpaddedTokenizer
 from retrieval.encoders.workers import Workers
+from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 # Tokens of a batch on one processor core: as much as its share of the cache holds, and enough
 # that a layer's products take far longer than the calls to them.
-CPU_TOKENS = 2_048
+CPU_TOKENS = 1_024
 
-# And on a GPU; halved whenever it runs out of memory.
+# And on a GPU at the most; fewer where its free memory asks for it.
 ACCELERATOR_TOKENS = 65_536
 
 _NO_TOKENS = np.empty((0, 0), np.float32)
@@ -56,31 +57,47 @@ class BatchedInference:
     Attributes:
         attention: of a ModernBERT; "auto" takes the fastest that the device has.
         max_tokens: of a batch; None takes what suits the device.
+        is_int8: whether a ModernBERT's linear layers are computed in 8 bits.
         encoded_tokens: tokens sent through the model so far.
         truncated_texts: texts that were longer than their limit, so far.
     """
 
     def __init__(
-        self, model: Any, *, attention: AttentionName = "auto", max_tokens: int | None = None
+        self,
+        model: Any,
+        *,
+        attention: AttentionName = "auto",
+        max_tokens: int | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.attention: AttentionName = attention
+        self.is_int8 = is_int8
         self.max_tokens = max_tokens
         self.encoded_tokens = 0
         self.truncated_texts = 0
         self._model = model
-        self._accelerator_tokens = max_tokens or ACCELERATOR_TOKENS
+        self._accelerator_tokens = max_tokens
         self._workers = Workers()
         self._tokenizer: UnpaddedTokenizer | None = None
         self._packed: PackedModernBert | None = None
 
     def can_do(self, prompt: str, role: Role) -> bool:
-        """Whether this model is one that we can feed: a text Transformer, tokenised as expected."""
+        """Whether this model is one that we can feed: a text Transformer, tokenised as expected.
+
+        Raises:
+            ConfigError: int8 was asked for, and this is no ModernBERT that we can feed.
+        """
         transformer = self._model[0]
-        if not _is_text_transformer(transformer):
-            return False
-        if self._tokenizer is None or self._tokenizer.transformer is not transformer:
-            self._tokenizer = UnpaddedTokenizer(transformer)
-        return self._tokenizer.can_do(prompt, role)
+        can_do = is_text_transformer(transformer)
+        if can_do:
+            if self._tokenizer is None or self._tokenizer.transformer is not transformer:
+                self._tokenizer = UnpaddedTokenizer(transformer)
+            can_do = self._tokenizer.can_do(prompt, role)
+        if self.is_int8 and not (can_do and is_modernbert(transformer.auto_model)):
+            raise ConfigError(
+                "int8 is for a ModernBERT under Sentence Transformers 6: take bfloat16 or float32"
+            )
+        return can_do
 
     def begin(
         self, texts: Sequence[str], *, prompt: str, role: Role
@@ -106,17 +123,15 @@ class BatchedInference:
         def run(numbers: NDArray[np.int64]) -> Batch:
             return self._run(numbers, tokens, role, prompt_length)
 
-        if device.type == "cpu" and self._is_packed():
-            parts = self._workers.count
-            batches = token_batches(tokens.lengths, self.max_tokens or CPU_TOKENS, parts=parts)
-            if len(batches) == 1:  # nothing to share: all torch threads work on the one
-                return lambda: iter([run(batches[0])])
-            futures = [self._workers.submit(run, numbers) for numbers in batches]
-            return lambda: _results(futures)
-        if device.type == "cpu":
-            batches = token_batches(tokens.lengths, self.max_tokens or CPU_TOKENS)
-            return lambda: map(run, batches)
-        return self._on_accelerator(tokens, run)
+        self._is_packed()
+        if device.type != "cpu":
+            return self._on_accelerator(tokens, run)
+        parts = self._workers.count
+        batches = token_batches(tokens.lengths, self.max_tokens or CPU_TOKENS, parts=parts)
+        if len(batches) == 1:  # nothing to share: all torch threads work on the one
+            return lambda: iter([run(batches[0])])
+        futures = [self._workers.submit(run, numbers) for numbers in batches]
+        return lambda: _results(futures)
 
     def _tokenise(self, texts: Sequence[str], prompt: str, role: Role) -> Tokens:
         """In the workers, who take a share of the texts each."""
@@ -156,7 +171,7 @@ class BatchedInference:
         if not is_modernbert(backbone):
             return False
         if self._packed is None or self._packed.model is not backbone:
-            self._packed = PackedModernBert(backbone)
+            self._packed = PackedModernBert(backbone, is_int8=self.is_int8)
         self._packed.attention = self.attention
         return True
 
@@ -164,28 +179,37 @@ class BatchedInference:
         self, tokens: Tokens, run: Callable[[NDArray[np.int64]], Batch]
     ) -> Callable[[], Iterator[Batch]]:
         """Queue one batch after the other; one that runs out of memory halves the budget."""
-        self._is_packed()
+        device = self._model.device
+        if self._accelerator_tokens is None:
+            self._accelerator_tokens = _tokens_that_fit(self._model[0].auto_model, device)
         done: list[Batch] = []
         waiting = token_batches(tokens.lengths, self._accelerator_tokens)
         while waiting:
             numbers = waiting.pop(0)
             try:
                 done.append(run(numbers))
+                continue
             except torch.OutOfMemoryError:
                 if len(numbers) == 1:
                     raise
-                longest = int(tokens.lengths[numbers].max())
-                self._accelerator_tokens = max(longest, self._accelerator_tokens // 2)
-                logger.warning("out of memory: batches of %d tokens now", self._accelerator_tokens)
+            # Only here, where no exception holds the tensors of the failed run any more.
+            longest = int(tokens.lengths[numbers].max())
+            self._accelerator_tokens = max(longest, self._accelerator_tokens // 2)
+            logger.warning("out of memory: batches of %d tokens now", self._accelerator_tokens)
+            if device.type == "cuda":
                 torch.cuda.empty_cache()
-                left = np.concatenate([numbers, *waiting])
-                again = token_batches(tokens.lengths[left], self._accelerator_tokens)
-                waiting = [left[each] for each in again]
+            left = np.concatenate([numbers, *waiting])
+            again = token_batches(tokens.lengths[left], self._accelerator_tokens)
+            waiting = [left[each] for each in again]
+
+        # Only this window is waited for: the next one is queued behind it by then.
+        event: Any = torch.Event(device) if device.type == "cuda" else None
+        if event is not None:
+            event.record()
 
         def finished() -> Iterator[Batch]:
-            # The only wait for the device in a window: by now the next one is queued behind it.
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            if event is not None:
+                event.synchronize()
             return iter(done)
 
         return finished
@@ -204,7 +228,7 @@ class BatchedInference:
                 features["prompt_length"] = prompt_length
             features = _after_backbone(self._model, features, role)
             kept = {
-                name: value.to("cpu", non_blocking=True)
+                name: value.to("cpu", non_blocking=value.is_cuda)
                 for name, value in features.items()
                 if name in ("sentence_embedding", "token_embeddings", "attention_mask")
                 and isinstance(value, Tensor)
@@ -245,13 +269,13 @@ class BatchedInference:
         """What Sentence Transformers' own preprocessing would give."""
         ids = unpack(batch.ids[:, None], batch.lengths)[:, :, 0]
         positions = torch.arange(ids.shape[1], device=ids.device)
-        lengths = torch.from_numpy(batch.lengths).to(ids.device)
+        lengths = to_device(batch.lengths, ids.device)
         is_token = positions < lengths[:, None]
         # Some models tell positions by what is not padding.
         pad_id = self._model[0].tokenizer.pad_token_id
         features = {"modality": "text", "input_ids": ids.masked_fill(~is_token, pad_id or 0)}
         if int((batch.lengths - real).max()) > 0:
-            is_text = positions < torch.from_numpy(real).to(ids.device)[:, None]
+            is_text = positions < to_device(real, ids.device)[:, None]
             features["query_expansion_positions"] = is_token & ~is_text
             if batch.key_lengths is not None:
                 is_token = is_text
@@ -289,7 +313,20 @@ def _results(futures: Sequence[Future[Batch]]) -> Iterator[Batch]:
             future.cancel()
 
 
-def _is_text_transformer(module: Any) -> bool:
+def _tokens_that_fit(backbone: Any, device: torch.device) -> int:
+    """A budget whose activations take half of a GPU's free memory, within reason."""
+    if device.type != "cuda":
+        return ACCELERATOR_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    config = backbone.config
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # Bytes of a token in the widest moment of a layer: states, queries, keys and values in two
+    # formats, both halves of the gated activation.
+    token_bytes = 64 * config.hidden_size + 16 * intermediate
+    return int(min(ACCELERATOR_TOKENS, max(CPU_TOKENS, free // 2 // token_bytes)))
+
+
+def is_text_transformer(module: Any) -> bool:
     """Whether this is Sentence Transformers 6's Transformer over plain texts."""
     try:
         from sentence_transformers.base.modules import Transformer
@@ -321,7 +358,12 @@ def _token_modules() -> tuple[type, ...]:
 
 def _after_backbone(model: Any, features: dict[str, Any], role: Role) -> dict[str, Any]:
     """Every module but the first, as `BaseModel.forward` of Sentence Transformers calls them."""
+    from sentence_transformers.base.modules import Normalize
+
     for name, module in list(model.named_children())[1:]:
+        if isinstance(module, Normalize) and module.module_input_name in features:
+            # In bfloat16 a vector would come out up to 0.5 % too long or too short.
+            features[module.module_input_name] = features[module.module_input_name].float()
         wanted = {
             *(model.module_kwargs or {}).get(name, ()),
             *getattr(module, "forward_kwargs", ()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from retrieval.backbone.attention_choice import AttentionName
 from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
-from retrieval.encoders.dense import Dtype
+from retrieval.encoders.dense import Dtype, torch_dtype
 from retrieval.encoders.fingerprint import fingerprint
-from retrieval.encoders.inference import BatchedInference, token_vectors
-from retrieval.encoders.streaming import in_windows
+from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
+from retrieval.encoders.multi_vector_settings import native_settings, pylate_settings
+from retrieval.encoders.streaming import Report, in_windows, silent
+from retrieval.encoders.token_limits import check_token_limit, document_limit, set_token_limits
+from retrieval.encoders.token_reduction import TokenReduction
 from retrieval.encoders.tokens import Role
-from retrieval.errors import CheckpointError, MissingExtraError, MissingNativeError
+from retrieval.errors import CheckpointError, ConfigError, MissingExtraError, MissingNativeError
 from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
 
@@ -38,6 +41,7 @@ class MultiVectorEncoder:
             the work.
         batch_size: texts in a forward pass, for models that only their own library can run.
         inference: how the others are run, and how many tokens they were given.
+        reduction: what is cut off or pooled of the vectors that the model gives.
     """
 
     is_multi_vector = True
@@ -50,15 +54,27 @@ class MultiVectorEncoder:
         batch_size: int = 32,
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
+        reduction: TokenReduction | None = None,
+        is_int8: bool = False,
     ) -> None:
         self.model = model
-        self.inference = BatchedInference(model, attention=attention, max_tokens=max_tokens)
+        self.inference = BatchedInference(
+            model, attention=attention, max_tokens=max_tokens, is_int8=is_int8
+        )
         self.batch_size = batch_size
+        self.reduction = reduction or TokenReduction()
+        self._loaded: dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
         self._is_pylate = hasattr(model, "do_query_expansion")
         # Set by Sentence Transformers for PyLate and Stanford checkpoints only.
         legacy = getattr(model, "_legacy", None)
         self._inserted_prefixes: dict[str, str] = legacy.prefixes if legacy is not None else {}
         self._name = name or model.model_card_data.base_model or type(model).__name__
+        cut = self.reduction.width
+        if cut is not None and not 1 <= cut <= self._full_width():
+            raise ConfigError(
+                f"width is {cut}, expected 1 to {self._full_width()} for {self._name}"
+            )
 
     @classmethod
     def load(
@@ -71,6 +87,11 @@ class MultiVectorEncoder:
         batch_size: int = 32,
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
+        width: int | None = None,
+        pool_factor: float = 1.0,
+        protected_tokens: int = 1,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> Self:
         """Load a Sentence Transformers, PyLate or Stanford ColBERT checkpoint.
 
@@ -82,9 +103,17 @@ class MultiVectorEncoder:
             batch_size: texts in a forward pass, for models that only their own library can run.
             attention: of a ModernBERT; "auto" takes the fastest that the device has.
             max_tokens: of a batch; None takes what suits the device.
+            width: leading components of every token's vector that are kept (Matryoshka), at unit
+                length again.
+            pool_factor: documents keep about one of so many vectors, as `TokenReduction` pools.
+            protected_tokens: leading tokens of a document that are not pooled.
+            query_length: tokens of a query, instead of the checkpoint's limit; expanded queries
+                get so many.
+            document_length: the same for documents.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a dense model.
+            ConfigError: a width, factor or limit that the model can't have.
             MissingExtraError: Sentence Transformers is older than 6 and PyLate is not installed.
         """
         name = remembered_name(name)
@@ -99,13 +128,32 @@ class MultiVectorEncoder:
             name,
             device=device,
             revision=revision,
-            model_kwargs={"dtype": getattr(torch, dtype)},
+            model_kwargs={"dtype": torch_dtype(dtype, device)},
+        )
+        reduction = TokenReduction(
+            width=width, pool_factor=pool_factor, protected_tokens=protected_tokens
         )
         encoder = cls(
-            model, name=name, batch_size=batch_size, attention=attention, max_tokens=max_tokens
+            model,
+            name=name,
+            batch_size=batch_size,
+            attention=attention,
+            max_tokens=max_tokens,
+            reduction=reduction,
+            is_int8=dtype == "int8",
         )
         if encoder._inserted_prefixes and model[0].document_length is None:
             model[0].document_length = 180  # PyLate's default, where the checkpoint names none
+        set_token_limits(model, query_length, document_length)
+        encoder._options = {"query_length": query_length, "document_length": document_length}
+        encoder._loaded = {
+            "name": name,
+            "dtype": dtype,
+            "revision": revision,
+            "batch_size": batch_size,
+            "attention": attention,
+            "max_tokens": max_tokens,
+        }
         return encoder
 
     @classmethod
@@ -189,28 +237,54 @@ class MultiVectorEncoder:
     @property
     def width(self) -> int:
         """The number of components of a token's vector."""
-        if self._is_pylate:
-            return int(self.model[-1].out_features)
-        return int(self.model.get_embedding_dimension())
+        return self.reduction.width or self._full_width()
 
     @cached_property
     def reference(self) -> ModelReference:
-        """Name, fingerprint, kind and width; computed once, and again after `save`."""
-        settings = self._pylate_settings() if self._is_pylate else self._native_settings()
+        """Name, fingerprint, kind, width and options; computed once, and again after `save`."""
+        read_settings = pylate_settings if self._is_pylate else native_settings
+        settings = read_settings(self.model) | self.reduction.settings(self._full_width())
         return ModelReference(
             name=self._name,
             fingerprint=fingerprint(self.model.state_dict(), self.model.tokenizer, settings),
             is_multi_vector=True,
             width=self.width,
+            options=self._given_options(),
         )
+
+    @property
+    def reload(self) -> Callable[..., Self] | None:
+        """Loads the same encoder on the device given as `device`; None unless `load` made it."""
+        if not self._loaded:
+            return None
+        return partial(type(self).load, **self._loaded, **self._given_options())
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (tokens, D) float32 embeddings of queries, in order."""
-        return in_windows(texts, lambda window: self._begin(window, "query"))
+        return in_windows(texts, lambda window: self._begin(window, "query"), len)
 
-    def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        """Stream (tokens, D) float32 embeddings of documents, in order; skipped tokens are out."""
-        return in_windows(texts, lambda window: self._begin(window, "document"))
+    def encode_documents(
+        self, texts: Iterable[str], *, limits: Iterable[int] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Stream (tokens, D) float32 embeddings of documents, in order; skipped tokens are out.
+
+        Args:
+            texts: any number of texts.
+            limits: tokens that are read of each text, as `document_length` would have it; the
+                model's own limit where None. Few different ones keep batches full.
+
+        Raises:
+            ConfigError: a limit that the model can't have.
+        """
+        if limits is None:
+            return in_windows(texts, self.begin_documents, len)
+        return in_windows(zip(texts, limits, strict=True), self._begin_limited, _text_length)
+
+    def begin_documents(
+        self, texts: list[str], report: Report = silent
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Start to encode documents in the background; what is returned gives their vectors."""
+        return self._begin(texts, "document", report)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint in the format of the wrapped model's library."""
@@ -232,20 +306,51 @@ class MultiVectorEncoder:
         expansion = {"query_expansion": self.model[0].query_expansion}
         write_json(path, {**read_json(path), **prefixes, **expansion})
 
-    def _begin(self, texts: list[str], role: Role) -> Callable[[], list[NDArray[np.float32]]]:
-        if self._is_pylate:
-            return lambda: self._by_pylate(texts, role)
-        prompt = self.model.prompts.get(role) or ""
+    def _begin(
+        self, texts: list[str], role: Role, report: Report = silent
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        prompt = "" if self._is_pylate else self.model.prompts.get(role) or ""
         if self._inserted_prefixes:
             # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
             # Sentence Transformers 6 keeps them, and they would be tokens.
             prefix = self._inserted_prefixes.get(role, "")
             texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
             prompt = prefix
-        if not self.inference.can_do(prompt, role):
-            return lambda: self._by_sentence_transformers(texts, prompt, role)
+        if self._is_pylate or not self.inference.can_do(prompt, role):
+
+            def finish() -> list[NDArray[np.float32]]:
+                if self._is_pylate:
+                    vectors = self._by_pylate(texts, role)
+                else:
+                    vectors = self._by_sentence_transformers(texts, prompt, role)
+                report(len(texts), 0)
+                return self.reduction(vectors, role)
+
+            return finish
         batches = self.inference.begin(texts, prompt=prompt, role=role)
-        return lambda: token_vectors(batches(), len(texts))
+        return lambda: self.reduction(token_vectors(_reported(batches(), report), len(texts)), role)
+
+    def _begin_limited(
+        self, window: list[tuple[str, int]]
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Start to encode documents that have limits of their own; equal limits go together."""
+        groups: dict[int, list[int]] = {}
+        for number, (_, limit) in enumerate(window):
+            groups.setdefault(limit, []).append(number)
+        begun = {}
+        for limit, numbers in groups.items():
+            check_token_limit(self.model, "document_length", limit)
+            with document_limit(self.model, limit):
+                begun[limit] = self.begin_documents([window[number][0] for number in numbers])
+
+        def finish() -> list[NDArray[np.float32]]:
+            vectors: dict[int, NDArray[np.float32]] = {}
+            for limit, numbers in groups.items():
+                with document_limit(self.model, limit):
+                    vectors.update(zip(numbers, begun[limit](), strict=True))
+            return [vectors[number] for number in range(len(window))]
+
+        return finish
 
     def _by_pylate(self, texts: list[str], role: Role) -> list[NDArray[np.float32]]:
         embeddings = self.model.encode(
@@ -270,56 +375,24 @@ class MultiVectorEncoder:
         )
         return [np.asarray(each, dtype=np.float32) for each in embeddings]
 
-    def _native_settings(self) -> dict[str, Any]:
-        transformer = self.model[0]
-        expansion = transformer.query_expansion
-        mask: Any = next(
-            (module for module in self.model if hasattr(module, "skiplist_words")), None
-        )
-        return _settings(
-            query_length=expansion["length"] if expansion else transformer.query_length,
-            document_length=transformer.document_length,
-            prompts={role: self._tokens(text) for role, text in self.model.prompts.items()},
-            expansion=[bool(expansion["attend"])] if expansion else [],
-            skiplist=mask.skiplist_words if mask is not None else [],
-        )
+    def _full_width(self) -> int:
+        if self._is_pylate:
+            return int(self.model[-1].out_features)
+        return int(self.model.get_embedding_dimension())
 
-    def _pylate_settings(self) -> dict[str, Any]:
-        model = self.model
-        prefixes = {"query": model.query_prefix, "document": model.document_prefix}
-        prompts = {
-            role: ([prefix] if prefix else []) + self._tokens(model.prompts.get(role))
-            for role, prefix in prefixes.items()
-        }
-        return _settings(
-            query_length=model.query_length,
-            document_length=model.document_length,
-            prompts=prompts,
-            expansion=[bool(model.attend_to_expansion_tokens)] if model.do_query_expansion else [],
-            skiplist=model.skiplist_words,
-        )
-
-    def _tokens(self, prompt: str | None) -> list[str]:
-        """A prompt as the model sees it, however the library that loaded it spells the blanks."""
-        return list(self.model.tokenizer.tokenize(prompt or ""))
+    def _given_options(self) -> dict[str, Any]:
+        options = {**self.reduction.options(), **self._options}
+        return {key: value for key, value in options.items() if value is not None}
 
 
-def _settings(
-    *,
-    query_length: int | None,
-    document_length: int | None,
-    prompts: dict[str, list[str]],
-    expansion: list[bool],
-    skiplist: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "kind": "multi_vector",
-        "query_length": query_length,
-        "document_length": document_length,
-        "prompts": {key: value for key, value in sorted(prompts.items()) if value},
-        "expansion_attends": expansion,
-        "skiplist": sorted(skiplist),
-    }
+def _reported(batches: Iterator[Batch], report: Report) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        report(len(batch.numbers), int(batch.lengths.sum()))
+
+
+def _text_length(item: tuple[str, int]) -> int:
+    return len(item[0])
 
 
 def _model_class() -> Any:

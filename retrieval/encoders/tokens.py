@@ -22,7 +22,6 @@ _PROBE = (
     " outer blanks \n",
     "Naïve café, 東京!",
     "def f(x):\n\treturn x  # [MASK]",
-    "word " * 600,
 )
 
 # transformers' mark for "no limit known".
@@ -70,7 +69,8 @@ class UnpaddedTokenizer:
         tokenizer = transformer.tokenizer
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.padding_side != "right":
             return False
-        key = (prompt, role, self._limit(role), str(transformer.query_expansion), self._refreshed())
+        settings = (transformer.query_expansion, transformer.processing_kwargs)
+        key = (prompt, role, self.limit(role), str(settings), self._refreshed())
         if key not in self._trusted:
             self._trusted[key] = self._agrees(prompt, role)
         return self._trusted[key]
@@ -84,9 +84,9 @@ class UnpaddedTokenizer:
             role: decides the limit, and whether query expansion applies.
         """
         self._refreshed()
-        limit = self._limit(role)
+        limit = self.limit(role)
         prompted = [prompt + text for text in texts]
-        encodings = self._tokenizer(limit).encode_batch(prompted)
+        encodings = self._tokenizer(limit).encode_batch_fast(prompted)
         ids = [encoding.ids for encoding in encodings]
         real = np.fromiter(map(len, ids), np.int32, len(ids))
         truncated = sum(
@@ -95,11 +95,12 @@ class UnpaddedTokenizer:
         expansion = self.transformer.query_expansion if role == "query" else None
         if expansion is None:
             return Tokens(ids, real, True, truncated)
-        token = self._expansion_id(expansion)
+        token = self.expansion_id(expansion)
         ids = [each + [token] * (expansion["length"] - len(each)) for each in ids]
         return Tokens(ids, real, bool(expansion["attend"]), truncated)
 
-    def _limit(self, role: Role) -> int | None:
+    def limit(self, role: Role) -> int | None:
+        """Tokens of the longest text, special tokens included; None where there is no limit."""
         transformer = self.transformer
         limit = transformer.query_length if role == "query" else transformer.document_length
         expansion = transformer.query_expansion if role == "query" else None
@@ -110,7 +111,8 @@ class UnpaddedTokenizer:
         limit = limit or transformer.tokenizer.model_max_length
         return limit if limit is not None and limit < _NO_LIMIT else None
 
-    def _expansion_id(self, expansion: Any) -> int:
+    def expansion_id(self, expansion: Any) -> int:
+        """The token that queries are filled up with."""
         tokenizer = self.transformer.tokenizer
         if expansion["token"] is not None:
             return int(tokenizer.convert_tokens_to_ids(expansion["token"]))
@@ -140,14 +142,16 @@ class UnpaddedTokenizer:
         return self._copies[limit]
 
     def _agrees(self, prompt: str, role: Role) -> bool:
-        features = self.transformer.preprocess(list(_PROBE), prompt=prompt or None, task=role)
+        # The last one shows whether the limit that we found is the one that counts.
+        probe = [*_PROBE, "word " * (self.limit(role) or 600)]
+        features = self.transformer.preprocess(probe, prompt=prompt or None, task=role)
         if "input_ids" not in features or "attention_mask" not in features:
             return False
         ids, mask = features["input_ids"], features["attention_mask"].bool()
         if "query_expansion_positions" in features:
             mask = mask | features["query_expansion_positions"]
         expected = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-        agrees = self(_PROBE, prompt=prompt, role=role).ids == expected
+        agrees = self(probe, prompt=prompt, role=role).ids == expected
         if not agrees:
             logger.warning(
                 "the model tokenises %s texts in a way of its own: encoding goes through "

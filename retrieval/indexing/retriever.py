@@ -56,7 +56,7 @@ class Retriever:
         if encoder is None and index.model is not None:
             from retrieval.encoders.loading import load_encoder
 
-            encoder = load_encoder(index.model.name)
+            encoder = load_encoder(index.model.name, **index.model.options)
         if encoder is not None:
             index = open_index(folder, model=encoder.reference)
         return cls(index, encoder)
@@ -92,6 +92,7 @@ def build_index(
     encoder: Encoder | None = None,
     settings: Any = None,
     store: StoreSettings | None = None,
+    devices: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Index[Any]:
@@ -104,12 +105,13 @@ def build_index(
         encoder: needed for a corpus, unless the index is lexical.
         settings: the index's settings dataclass; defaults where None.
         store: how the embeddings are kept until the index is built.
+        devices: encode in one process for each of these; see `write_embeddings`.
         overwrite: replace an index that is there, once the new one is complete.
         progress: show bars on stderr.
 
     Raises:
         IndexFilesError: `folder` holds an index and `overwrite` is False.
-        InputError: no encoder for an index of vectors, or no documents at all.
+        InputError: no encoder for an index of vectors, quantized ones, or no documents at all.
     """
     folder = Path(folder)
     if (folder / "CURRENT").exists() and not overwrite:
@@ -123,13 +125,19 @@ def build_index(
         if not batches:
             raise InputError("the corpus has no documents")
         return index.build(folder, batches, **options)
+    source = documents.model if isinstance(documents, EmbeddingStore) else None
+    source = source or (encoder.reference if encoder else None)
+    if source is not None and "quantization" in source.options:
+        raise InputError(f"a {kind} index takes float vectors, not the codes of a quantization")
     if isinstance(documents, EmbeddingStore):
         embeddings, temporary = documents, None
     elif encoder is None:
         raise InputError(f"a {kind} index needs an encoder")
     else:
         temporary = folder / "embeddings"
-        embeddings = write_embeddings(temporary, documents, encoder, store, progress=progress)
+        embeddings = write_embeddings(
+            temporary, documents, encoder, store, devices=devices, progress=progress
+        )
     if not len(embeddings):
         raise InputError("the corpus has no documents")
     built = index.build(

@@ -38,6 +38,8 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     precision: Precision = "auto"
+    unpadded: bool = True
+    """Run a ModernBERT without padding: the same losses in a fraction of the time."""
     seed: int = 0
     log_every: int = 10
     """Steps between two logged losses."""

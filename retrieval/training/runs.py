@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from retrieval.config import to_mapping
 from retrieval.encoders.checkpoints import checkpoint_kind
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.encoders.unpadded import unpadded
 from retrieval.errors import ConfigError, MissingNativeError, RetrievalError
 from retrieval.files import write_json
 from retrieval.training.examples import read_contrastive, read_distillation
@@ -212,7 +214,8 @@ def _fit(
         loss=loss,
         callbacks=[_stop_at_nan()],
     )
-    trainer.train()
+    with unpadded(encoder.model) if optimizer.unpadded else nullcontext():
+        trainer.train()
     encoder.model.eval()
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 import retrieval
-from retrieval import MultiVectorEncoder
+from retrieval import EmbeddingStore, MultiVectorEncoder
+from retrieval.backbone.attention_choice import AttentionName
 from retrieval.cli.main import main
+from retrieval.cli.options import ModelOptions, process_devices
+from retrieval.errors import ConfigError
 from retrieval.evaluation import Result, read_run
 
 LINES = [
@@ -131,6 +138,105 @@ def test_embeddings_are_written_once_and_indexed_without_the_model(
     assert facts["parameters"]["bits"] == 2
     assert facts["model"]["name"] == str(colbert)
     assert json.loads(run("info", tmp_path / "embeddings", "--json").out)["embeddings"] == 3
+
+
+def test_an_index_remembers_how_its_model_was_loaded(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path
+) -> None:
+    options = ["--width", "8", "--pool-factor", "2", "--document-length", "20"]
+    made = run("index", corpus, "--model", colbert, "--output", tmp_path / "index", *options)
+    assert made.code == 0, made.err
+    assert run("search", tmp_path / "index", "bread").code == 0
+    model = json.loads(run("info", tmp_path / "index", "--json").out)["model"]
+    assert model["width"] == 8
+    assert model["options"] == {"width": 8, "pool_factor": 2, "document_length": 20}
+    failed = run("search", tmp_path / "index", "bread", "--width", "4")
+    assert failed.code == 1
+    assert str(colbert) in failed.err
+
+
+def test_embeddings_are_quantized_by_the_ranges_of_another_corpus(
+    run: Run, corpus: Path, tmp_path: Path, minilm_path: Path
+) -> None:
+    encode = ["encode", corpus, "--model", minilm_path, "--output", tmp_path / "codes"]
+    done = run(*encode, "--quantize", "int8", "--calibration", corpus, "--max-tokens", "64")
+    assert "3 documents, width 384" in done.out, done.err
+    (shard,) = EmbeddingStore(tmp_path / "codes")
+    assert shard.embeddings.dtype == np.int8
+    # the ranges are those of these documents: every component has its first and its last code,
+    # or the one before where a step was rounded up
+    assert set(shard.embeddings.min(axis=0)) == {-128}
+    assert set(shard.embeddings.max(axis=0)) <= {126, 127}
+    for wrong in (["--quantize", "int8"], ["--quantize", "binary", "--dtype", "int8"]):
+        assert run(*encode, *wrong).code == 2
+
+
+def test_several_processes_write_the_files_of_one(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path
+) -> None:
+    """To the bit, because each has one thread as the one has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    common = ["encode", corpus, "--model", colbert, "--dtype", "bfloat16"]
+    try:
+        one = run(*common, "--output", tmp_path / "one")
+        two = run(*common, "--output", tmp_path / "two", "--devices", "cpu", "--processes", "2")
+    finally:
+        torch.set_num_threads(threads)
+    assert two.code == 0, two.err
+    assert one.out.partition(":")[2] == two.out.partition(":")[2]
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    tokens = [re.search(r"3 with ([0-9]+) tokens", each.err) for each in (one, two)]
+    assert tokens[0] is not None
+    assert tokens[1] is not None
+    assert int(tokens[0][1]) == int(tokens[1][1]) > 30
+
+
+def test_texts_that_are_cut_are_counted_at_the_end(
+    run: Run, corpus: Path, tmp_path: Path, colbert: Path
+) -> None:
+    done = run(
+        "encode", corpus, "--model", colbert, "--output", tmp_path / "e", "--document-length", "6"
+    )
+    assert "3 texts were longer than the model's limit and are cut" in done.err
+
+
+@pytest.mark.parametrize("command", ["encode", "index", "search", "eval"])
+def test_every_command_that_loads_a_model_has_the_same_options_for_it(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run(command, "--help").out
+    for field in dataclasses.fields(ModelOptions):
+        assert "--" + field.name.replace("_", "-") in shown
+
+
+def test_the_names_of_attention_are_those_of_the_backbone() -> None:
+    hints = get_type_hints(ModelOptions)
+    assert get_args(hints["attention"]) == get_args(AttentionName)
+
+
+@pytest.mark.parametrize(
+    ("devices", "processes", "device", "expected"),
+    [
+        (None, None, "cpu", None),
+        ("cuda:0, cuda:1", None, None, ["cuda:0", "cuda:1"]),
+        ("cuda:0,cuda:1", 3, None, ["cuda:0", "cuda:1", "cuda:0"]),
+        (None, 2, "cpu", ["cpu", "cpu"]),
+    ],
+)
+def test_processes_take_the_devices_in_turn(
+    devices: str | None, processes: int | None, device: str | None, expected: list[str] | None
+) -> None:
+    assert process_devices(devices, processes, ModelOptions(device=device)) == expected
+
+
+def test_devices_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        process_devices("cpu,cpu", None, ModelOptions(device="cpu"))
+    with pytest.raises(ConfigError, match="'cpu,,cpu'"):
+        process_devices("cpu,,cpu", None, ModelOptions())
 
 
 def test_embeddings_of_another_model_are_refused_and_both_are_named(
@@ -270,6 +376,32 @@ def test_bad_usage_ends_with_code_2(
     assert failed.code == 2
     assert message in failed.err
     assert "Traceback" not in failed.err
+
+
+def test_export_writes_what_loads_again_and_says_so(
+    run: Run, tmp_path: Path, colbert: Path
+) -> None:
+    output = tmp_path / "pylate"
+    done = run("export", colbert, "--to", "pylate", "--output", output)
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{output}: pylate, ")
+    exported = MultiVectorEncoder.load(output).reference
+    assert exported.fingerprint == MultiVectorEncoder.load(colbert).reference.fingerprint
+    assert run("export", colbert, "--to", "pylate", "--output", output).code == 2
+    again = run("export", colbert, "--to", "pylate", "--output", output, "--overwrite", "--json")
+    facts = json.loads(again.out)
+    assert facts["folder"] == str(output)
+    assert facts["model"]["fingerprint"] == exported.fingerprint
+    assert facts["max_difference"] <= 1e-5
+
+
+def test_export_of_a_dense_model_to_pylate_is_one_line_of_error(
+    run: Run, tmp_path: Path, minilm_path: Path
+) -> None:
+    failed = run("export", minilm_path, "--to", "pylate", "--output", tmp_path / "pylate")
+    assert failed.code == 1
+    assert failed.err.strip().splitlines()[-1].startswith("error: PyLate holds multi-vector models")
+    assert not (tmp_path / "pylate").exists()
 
 
 def test_info_tells_versions_and_extras(run: Run) -> None:

@@ -37,6 +37,7 @@ def test_the_file_names_what_made_the_figures(tmp_path: Path, make_result: MakeR
         "fingerprint": "abc",
         "is_multi_vector": False,
         "width": 1024,
+        "options": {},
     }
     assert content["settings"] == {
         "k": 100,

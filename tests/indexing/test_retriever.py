@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.embedding_store import StoreSettings, write_embeddings
+from retrieval.encoders.quantization import Quantization
 from retrieval.errors import IndexFilesError, InputError, ModelMismatchError
 from retrieval.indexing import Passage, Retriever, build_index
 from retrieval.records import Document, ModelReference
@@ -79,6 +81,31 @@ def test_embeddings_are_indexed_without_an_encoder(tmp_path: Path) -> None:
     built = build_index(tmp_path / "index", store, kind="plaid")
     assert built.model == encoder.reference
     assert (tmp_path / "embeddings").is_dir()
+
+
+def test_an_index_opens_its_model_with_the_options_that_filled_it(
+    tmp_path: Path, tiny_backbone: Path
+) -> None:
+    DenseEncoder.from_backbone(tiny_backbone).save(tmp_path / "model")
+    encoder = DenseEncoder.load(tmp_path / "model", device="cpu", width=8, normalize=True)
+    build_index(tmp_path / "index", DOCUMENTS, kind="exact", encoder=encoder)
+    retriever = Retriever.open(tmp_path / "index")
+    assert retriever.encoder is not None
+    assert retriever.encoder.reference == encoder.reference
+    assert retriever.search([DOCUMENTS[2].contents], k=1)[0][0].id == "d2"
+
+
+def test_quantized_embeddings_are_no_vectors_of_an_index(
+    tmp_path: Path, tiny_backbone: Path
+) -> None:
+    bits = Quantization(precision="binary")
+    encoder = DenseEncoder.from_backbone(tiny_backbone).quantized(bits)
+    with pytest.raises(InputError, match="takes float vectors"):
+        build_index(tmp_path / "a", DOCUMENTS, kind="exact", encoder=encoder)
+    settings = StoreSettings(dtype="quantized")
+    store = write_embeddings(tmp_path / "embeddings", DOCUMENTS, encoder, settings)
+    with pytest.raises(InputError, match="takes float vectors"):
+        build_index(tmp_path / "b", store, kind="faiss")
 
 
 def test_misuse_is_named(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from retrieval import DenseEncoder, MultiVectorEncoder
+from retrieval.backbone.modernbert import PackedModernBert
+from retrieval.backbone.packing import PackedBatch
 from retrieval.config import from_mapping, read_recipe
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.scoring import dot, maxsim
@@ -104,6 +107,29 @@ def test_a_cached_batch_gives_the_gradients_of_one_pass(
         vectors.append(np.stack(list(encoder.encode_queries(WORDS))))
     # Adam's first step is the sign of the gradient, so only components near 0 may differ.
     np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-3)
+
+
+def test_padding_is_dropped_unless_the_recipe_keeps_it(
+    dense_recipe: DenseRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    original = PackedModernBert.__call__
+
+    def count(self: PackedModernBert, batch: PackedBatch) -> Tensor:
+        packed.append(len(batch.lengths))
+        return original(self, batch)
+
+    monkeypatch.setattr(PackedModernBert, "__call__", count)
+    steps = replace(QUICK, max_steps=3, mini_batch_size=None)
+    vectors = {}
+    for is_unpadded in (True, False):
+        recipe = replace(dense_recipe, optimizer=replace(steps, unpadded=is_unpadded))
+        encoder = train_dense(recipe, tmp_path / str(is_unpadded))
+        assert packed == ([10] * 6 if is_unpadded else [])  # two columns a step
+        vectors[is_unpadded] = np.stack(list(encoder.encode_queries(WORDS)))
+        packed.clear()
+    # Adam's first steps are signs of gradients, so only components near 0 may differ.
+    np.testing.assert_allclose(vectors[True], vectors[False], atol=2e-3)
 
 
 def test_distillation_learns_the_teachers_order(

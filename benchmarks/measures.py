@@ -1,0 +1,95 @@
+"""What a speed comparison measures beside seconds: memory, the processor's own limit, padding."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from workloads import Shape
+
+
+class PeakMemory:
+    """Largest growth of this process's resident memory while it is open, sampled."""
+
+    def __enter__(self) -> PeakMemory:
+        self._start = _resident_mb()
+        self.peak_mb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.peak_mb = max(self.peak_mb, _resident_mb() - self._start)
+
+
+def _resident_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved() / 2**20
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def product_rate(shape: Shape, *, threads: int, device: str) -> float:
+    """Operations a second of the layers' bfloat16 products alone, as torch does them best.
+
+    With several threads each multiplies matrices of its own, so that nobody waits at a barrier.
+    """
+    sizes = [
+        (shape.hidden, 3 * shape.hidden),
+        (shape.hidden, shape.hidden),
+        (shape.hidden, 2 * shape.intermediate),
+        (shape.intermediate, shape.hidden),
+    ]
+    rows = 65_536 if device == "cuda" else 1024
+    products = []
+    with torch.inference_mode():
+        for width, out in sizes:
+            x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
+            weight = torch.randn(out, width, dtype=torch.bfloat16, device=device)
+            products.append((x, weight))
+    operations = 2 * rows * sum(width * out for width, out in sizes)
+    repeats = max(1, int(2e10 * (500 if device == "cuda" else 1) / operations))
+    workers = 1 if device == "cuda" else threads
+    seconds = [0.0] * workers
+
+    def work(number: int) -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            for timed in (False, True):
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    for x, weight in products:
+                        torch.nn.functional.linear(x, weight)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if timed:
+                    seconds[number] = time.perf_counter() - started
+
+    running = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+    torch.set_num_threads(threads)
+    return workers * repeats * operations / max(seconds)
+
+
+def padding(texts: list[str], lengths: NDArray[np.int64], batch_size: int) -> float:
+    """Padded over real tokens where texts are sorted by characters, as the peer sorts them."""
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    padded = sum(
+        int(lengths[order[start : start + batch_size]].max())
+        * len(order[start : start + batch_size])
+        for start in range(0, len(order), batch_size)
+    )
+    return padded / int(lengths.sum())

@@ -1,0 +1,52 @@
+"""Print the Markdown table of benchmarks/README.md from the runs in benchmarks/results.
+
+python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    """One row a workload and system, with what they were measured on above them."""
+    reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("encode-*.json"))]
+    for kernels, threads in sorted({(_kernels(each), each["threads"]) for each in reports}):
+        print(f"Kernels `{kernels}`, threads {threads}; the peer with its best batch size:\n")
+        print(
+            "| workload | padding, batch | system | tokens/s | x ST bf16 | of bf16 rate | cosine |"
+        )
+        print("|---|---|---|---:|---:|---:|---:|")
+        for report in reports:
+            if (_kernels(report), report["threads"]) == (kernels, threads):
+                for result in report["results"]:
+                    _print_rows(result)
+        print()
+
+
+def _kernels(report: dict[str, Any]) -> str:
+    return str(report["hardware"]["kernels"])
+
+
+def _print_rows(result: dict[str, Any]) -> None:
+    peers = [row for row in result["rows"] if row["system"].startswith("ST")]
+    peer = peers[-1]
+    first = f"{result['workload']} | {result['st_padding']:.2f}, {peer['batch_size']}"
+    for row in result["rows"]:
+        ratios = [theirs / own for theirs, own in zip(peer["seconds"], row["seconds"])]
+        ratio = median(peer["seconds"]) / median(row["seconds"])
+        compared = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if row["equal"] else "-"
+        print(
+            f"| {first} | {row['system']} | {row['tokens_per_second']:,.0f} | {compared} | "
+            f"{row['matrix_fraction']:.0%} | {row['min_cosine']:.4f} |"
+        )
+        first = " | "
+
+
+if __name__ == "__main__":
+    main()
