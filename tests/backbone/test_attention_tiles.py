@@ -156,6 +156,18 @@ def test_the_longest_sequences_attend_to_everything(emulated: str) -> None:
     check(found, expected)
 
 
+@pytest.mark.parametrize("window", [None, 64], ids=lambda each: f"window {each}")
+def test_a_sequence_does_not_depend_on_those_beside_it(emulated: str, window: int | None) -> None:
+    lengths = [20, 300, 1, 64]
+    qkv = random_qkv(sum(lengths), 64)
+    together = attend(emulated, qkv, lengths, heads=1, window=window)
+    alone = [
+        attend(emulated, one.clone(), [len(one)], heads=1, window=window)
+        for one in torch.split(qkv, lengths)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+
+
 def test_widths_that_fill_no_tile_take_the_kernels_without_tiles(emulated: str) -> None:
     qkv = random_qkv(50, 48)
     without = "avx512_bf16" if emulated == "amx_emulated" else "portable"
