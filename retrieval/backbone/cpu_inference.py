@@ -1,10 +1,10 @@
 """ModernBERT inference on a processor: oneDNN's products with packed weights, our kernels between.
 
-With `int8` the products of the linear layers are ours too, in 8 bits.
+With `is_int8` the products of the linear layers are ours too, in 8 bits.
 
 Everything of one batch runs on the calling thread's share of torch's threads; the kernels run on
 the calling thread alone. Several threads, each with a batch and one torch thread, use all cores
-without a barrier in every operation (see `encoders.forward`).
+without a barrier in every operation (see `encoders.workers`).
 """
 
 from __future__ import annotations

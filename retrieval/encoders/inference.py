@@ -123,7 +123,7 @@ class BatchedInference:
         def run(numbers: NDArray[np.int64]) -> Batch:
             return self._run(numbers, tokens, role, prompt_length)
 
-        self._is_packed()
+        self._wrap_backbone()
         if device.type != "cpu":
             return self._on_accelerator(tokens, run)
         parts = self._workers.count
@@ -166,14 +166,14 @@ class BatchedInference:
         length: int | None = features.get("prompt_length")
         return length
 
-    def _is_packed(self) -> bool:
+    def _wrap_backbone(self) -> None:
+        """Make the packed forward of a ModernBERT, and anew where the model was given another."""
         backbone = self._model[0].auto_model
         if not is_modernbert(backbone):
-            return False
+            return
         if self._packed is None or self._packed.model is not backbone:
             self._packed = PackedModernBert(backbone, is_int8=self.is_int8)
         self._packed.attention = self.attention
-        return True
 
     def _on_accelerator(
         self, tokens: Tokens, run: Callable[[NDArray[np.int64]], Batch]
