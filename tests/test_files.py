@@ -226,3 +226,15 @@ def test_an_unsupported_dtype_is_named(tmp_path: Path) -> None:
     safetensors.numpy.save_file(doubles, tmp_path / "doubles.safetensors")
     with pytest.raises(RetrievalError, match="wide has the unsupported dtype F64"):
         map_arrays(tmp_path / "doubles.safetensors")
+
+
+def test_a_new_file_takes_the_old_one_s_place_in_one_step(tmp_path: Path) -> None:
+    """Nobody ever reads a half of each: the old file is not written into."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        with atomic_write(path) as stream:
+            stream.write(b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
+    assert list(tmp_path.iterdir()) == [path]
