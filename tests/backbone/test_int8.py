@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,6 @@ pytestmark = pytest.mark.skipif(native.library() is None, reason="needs the comp
 
 # Rows, depth, columns: single rows, ends of tiles, depths and panels that are not full.
 SHAPES = [(1, 4, 1), (7, 36, 50), (13, 256, 200), (700, 64, 96)]
-
-
-@pytest.fixture(params=native.instruction_sets() or ["none"])
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.instruction_set()
-    assert before is not None
-    native.choose_instruction_set(request.param)
-    yield request.param
-    native.choose_instruction_set(before)
 
 
 def make_rows(rows: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

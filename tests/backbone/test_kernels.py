@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -24,15 +22,6 @@ needs_library = pytest.mark.skipif(not INSTRUCTION_SETS, reason="needs the compi
 # One rounding to bfloat16's 8 bits is 1/256 of a value; results here are of size 1 to 4.
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 DTYPES = list(TOLERANCES)
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.instruction_set()
-    assert before is not None
-    native.choose_instruction_set(request.param)
-    yield request.param
-    native.choose_instruction_set(before)
 
 
 def check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
