@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from retrieval.files import map_arrays, save_arrays
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
+from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
+from retrieval.indexing.plaid.searcher import Engine, make_searcher
 from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
@@ -42,6 +44,7 @@ class PlaidSettings:
         scored: documents whose residuals are scored; never fewer than 2 * k.
         rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
             than k.
+        engine: what searches; "auto" is the compiled library where it is to be had, else NumPy.
         sample_tokens: tokens that are held in memory to learn from.
         iterations: rounds of k-means.
         seed: of the sample and of k-means.
@@ -54,6 +57,7 @@ class PlaidSettings:
     candidates: int = 4096
     scored: int = 384
     rescored: int = 128
+    engine: Engine = "auto"
     sample_tokens: int = 1 << 19
     iterations: int = 4
     seed: int = 0
@@ -66,6 +70,8 @@ class PlaidSettings:
         for name in ("probes", "candidates", "scored", "rescored", "sample_tokens", "iterations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.engine not in get_args(Engine):
+            raise ConfigError(f"engine is {self.engine!r}, expected one of {get_args(Engine)}")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
@@ -91,7 +97,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._codec: ResidualCodec | None = None
         self._nearest: CentroidSearch | None = None
         self._segments: list[Segment] = []
-        self._searcher: NumpySearcher | None = None
+        self._searcher: NumpySearcher | NativeSearcher | None = None
 
     def _learn(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
         settings = self.settings
@@ -156,7 +162,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
                 yield np.empty(0, np.int64), np.empty(0, np.float32)
             return
         if self._searcher is None:
-            self._searcher = NumpySearcher(self._codec, self._segments)
+            self._searcher = make_searcher(self._codec, self._segments, self.settings.engine)
         lengths = np.concatenate([np.diff(segment.offsets) for segment in self._segments])
         possible = lengths > 0 if mask is None else (lengths > 0) & mask
         for query in check_multi_queries(queries, self._codec.width):
@@ -167,7 +173,11 @@ class PlaidIndex(Index[Sequence[Vectors]]):
                 yield np.empty(0, np.int64), np.empty(0, np.float32)
 
     def _search_one(
-        self, searcher: NumpySearcher, query: Floats, k: int, possible: NDArray[np.bool_]
+        self,
+        searcher: NumpySearcher | NativeSearcher,
+        query: Floats,
+        k: int,
+        possible: NDArray[np.bool_],
     ) -> Ranking:
         """Search as the settings say.
 
@@ -192,7 +202,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
 
     def _write(self, version: Path) -> None:
         if self._codec is not None:
-            codec = {
+            codec: dict[str, NDArray[Any]] = {
                 "centroids": self._codec.centroids.astype(np.float16),
                 "values": self._codec.values,
             }

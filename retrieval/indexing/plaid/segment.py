@@ -7,7 +7,7 @@ document here, E entries of all lists.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +61,9 @@ class Segment(NamedTuple):
         """How many documents it holds, those without tokens included."""
         return len(self.offsets) - 1
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays by name: what a file of the segment holds."""
-        arrays: dict[str, NDArray[np.generic]] = {
+        arrays: dict[str, NDArray[Any]] = {
             "offsets": self.offsets,
             "codes": self.codes,
             "residuals": self.residuals,
@@ -77,13 +77,14 @@ class Segment(NamedTuple):
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[np.generic]]) -> Segment:
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Segment:
         """The inverse of `arrays`."""
         lists = InvertedLists(
             arrays["list_centroids"], arrays["list_starts"], arrays["list_documents"]
         )
-        names = ("offsets", "codes", "residuals", "scales")
-        return cls(*(arrays[name] for name in names), lists, arrays.get("tokens"))
+        offsets, codes = arrays["offsets"], arrays["codes"]
+        residuals, scales = arrays["residuals"], arrays["scales"]
+        return cls(offsets, codes, residuals, scales, lists, arrays.get("tokens"))
 
 
 def make_segment(

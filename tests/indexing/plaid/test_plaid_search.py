@@ -50,7 +50,7 @@ def compressed(clustered: Tokens, request: pytest.FixtureRequest) -> Compressed:
     segments = []
     for first, last in zip(request.param, request.param[1:]):
         rows = slice(bounds[first], bounds[last])
-        part = EncodedTokens(*(column[rows] for column in encoded))
+        part = EncodedTokens(encoded.codes[rows], encoded.residuals[rows], encoded.scales[rows])
         segments.append(make_segment(lengths[first:last].tolist(), part, tokens[rows]))
     searcher = NumpySearcher(codec, segments)
     query = clustered(5, 2)
