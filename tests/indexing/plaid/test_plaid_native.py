@@ -69,7 +69,7 @@ def test_a_whole_search_ranks_everything_like_numpy(instruction_set: str) -> Non
         assert scores == pytest.approx(wanted, abs=2 * tolerance(world, count))
 
 
-@pytest.mark.parametrize("probes", [1, 3, 16])
+@pytest.mark.parametrize("probes", [2, 3, 16])
 def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes: int) -> None:
     lengths = np.random.default_rng(1).integers(1, 40, 400).tolist()
     world = make_world(64, 4, lengths, cuts=(150,), centroids=512)
@@ -84,8 +84,8 @@ def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes
         assert len(positions) == 40
         found += len(expected & set(positions.tolist()))
         wanted += len(expected)
-    # At a stage's edge rounding decides, and where one centroid is probed, so does a tie of two.
-    assert found >= (0.85 if probes == 1 else 0.93) * wanted
+    # At the edge of a stage rounding decides.
+    assert found >= 0.93 * wanted
 
 
 def test_a_mask_is_kept(instruction_set: str) -> None:
