@@ -180,7 +180,7 @@ class DocumentIds:
         for first in range(0, self.rows, 1 << 16):
             places = np.arange(first, min(first + (1 << 16), self.rows))
             places = places if live is None else places[live[places]]
-            if not np.array_equal(self.positions([self[place] for place in places]), places):
+            if not np.array_equal(self.positions([self[int(place)] for place in places]), places):
                 raise IndexFilesError(f"{version}: an id is there twice: rebuild the index")
 
 
@@ -204,7 +204,7 @@ def hash_ids(text: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.
     hashes are told apart by their bytes.
 
     >>> hash_ids(np.frombuffer(b"abab", np.uint8), np.array([0, 2, 4, 4])).tolist()
-    [11676043091655190236, 11676043091655190236, 0]
+    [16760723774415712917, 16760723774415712917, 0]
     """
     hashes = np.empty(len(offsets) - 1, np.uint64)
     first = 0
@@ -270,8 +270,8 @@ def _equal(
     lengths = ours.offsets[rows + 1] - ours.offsets[rows]
     is_same: NDArray[np.bool_] = lengths == theirs.offsets[which + 1] - theirs.offsets[which]
     pairs = np.flatnonzero(is_same)
-    our_bytes, starts = rows_of(ours.offsets, rows[pairs])
-    their_bytes, _ = rows_of(theirs.offsets, which[pairs])
+    our_bytes, starts = rows_of(ours.offsets[rows[pairs]], ours.offsets[rows[pairs] + 1])
+    their_bytes, _ = rows_of(theirs.offsets[which[pairs]], theirs.offsets[which[pairs] + 1])
     differs = ours.text[our_bytes] != theirs.text[their_bytes]
     sums = np.concatenate([[0], np.cumsum(differs)])
     is_same[pairs] = sums[starts] == sums[starts + lengths[pairs]]

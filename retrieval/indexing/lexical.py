@@ -145,7 +145,7 @@ class LexicalIndex(Index[Sequence[str]]):
     def __init__(self, settings: LexicalSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._tokenizer = Tokenizer(self.settings)
-        self._rows = RaggedRows()
+        self._rows = RaggedRows({"terms": np.empty(0, np.int32)})
         self._weights: _Weights | None = None
         self._is_saved = False
 
@@ -169,8 +169,8 @@ class LexicalIndex(Index[Sequence[str]]):
 
     def _score(self, weights: _Weights, query: str) -> NDArray[np.float32]:
         """One query's score of every position, -inf where no term is shared."""
-        scores = np.zeros(len(self._ids), np.float32)
-        matches = np.zeros(len(self._ids), np.bool_)
+        scores = np.zeros(self._storage.ids.rows, np.float32)
+        matches = np.zeros(self._storage.ids.rows, np.bool_)
         absent = np.float32(0)
         for term, times in Counter(self._tokenizer.look_up(query)).items():
             run = slice(int(weights.starts[term]), int(weights.starts[term + 1]))
@@ -228,11 +228,10 @@ class LexicalIndex(Index[Sequence[str]]):
 
     def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
         left = np.flatnonzero(live)
-        rows, _ = rows_of(self._rows.offsets, left)
+        rows, _ = rows_of(self._rows.offsets[left], self._rows.offsets[left + 1])
         compacted = RaggedRows()
         lengths = np.diff(self._rows.offsets)[left]
-        terms = self._rows["terms"] if len(rows) else np.empty(0, np.int32)
-        compacted.append(lengths, terms=terms[rows])
+        compacted.append(lengths.tolist(), terms=self._rows["terms"][rows])
         self._write_rows(draft, compacted)
         numbers = (np.cumsum(live) - 1).astype(np.int32)
         weights = self._current_weights()
@@ -293,7 +292,7 @@ class _Rows(Sequence[list[int]]):
 
     def __init__(self, rows: RaggedRows, documents: NDArray[np.int64]) -> None:
         self._starts, self._ends = rows.offsets[:-1][documents], rows.offsets[1:][documents]
-        self._terms = rows["terms"] if self.has_terms() else np.empty(0, np.int32)
+        self._terms = rows["terms"]
 
     def __len__(self) -> int:
         return len(self._starts)

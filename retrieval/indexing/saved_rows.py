@@ -196,6 +196,13 @@ def save_rows(
         parts: at least one; all with the same columns.
         chosen: for each part the documents that are written; all where None.
     """
+    save_arrays(path, row_streams(parts, chosen))
+
+
+def row_streams(
+    parts: Sequence[RaggedRows], chosen: Sequence[NDArray[np.bool_]] | None = None
+) -> dict[str, NDArray[Any] | ArrayStream]:
+    """What `save_rows` writes: the offsets, and the columns as streams."""
     lengths = [np.diff(part.offsets) for part in parts]
     if chosen is not None:
         lengths = [each[mask] for each, mask in zip(lengths, chosen)]
@@ -205,7 +212,7 @@ def save_rows(
         first = parts[0][name]
         shape = (int(offsets[-1]), *first.shape[1:])
         arrays[name] = ArrayStream(first.dtype, shape, _pieces(name, parts, chosen))
-    save_arrays(path, arrays)
+    return arrays
 
 
 def _pieces(
@@ -235,6 +242,6 @@ def _chosen_pieces(
     while first < len(documents):
         done = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, done + step, "right")))
-        rows, _ = rows_of(offsets, documents[first:last])
+        rows, _ = rows_of(offsets[documents[first:last]], offsets[documents[first:last] + 1])
         yield np.take(column, rows, axis=0)
         first = last

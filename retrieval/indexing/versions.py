@@ -130,7 +130,7 @@ def read_manifest(folder: Path, version: Path | None = None) -> Manifest:
     try:
         fields = read_json(path)
         format_version = fields["format_version"]
-        if format_version == FORMAT_VERSION and fields.pop("sha256") != _checksum(fields):
+        if format_version == FORMAT_VERSION and fields.pop("sha256") != manifest_checksum(fields):
             raise IndexFilesError("changed since it was written")
         model = fields["model"]
         manifest = Manifest(
@@ -280,10 +280,10 @@ def _write_manifest(draft: Draft, manifest: Manifest) -> None:
         "model": manifest.model._asdict() if manifest.model else None,
         "files": files,
     }
-    write_json(draft.path / MANIFEST, fields | {"sha256": _checksum(fields)})
+    write_json(draft.path / MANIFEST, fields | {"sha256": manifest_checksum(fields)})
 
 
-def _checksum(fields: Mapping[str, Any]) -> str:
+def manifest_checksum(fields: Mapping[str, Any]) -> str:
     """The SHA-256 of a manifest, whatever the order and the spaces it is written with."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

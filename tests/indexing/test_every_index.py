@@ -70,6 +70,7 @@ def test_deleted_documents_are_never_found(case: Case, tmp_path: Path) -> None:
     index.delete(best)
     check(case, index.search(world.queries, K), left)
     index.save()
+    index.close()
     reopened = open_index(tmp_path / "index", writable=True)
     assert len(reopened) == len(left)
     assert not any(each in reopened for each in best)
@@ -158,6 +159,7 @@ def test_an_empty_index_can_be_saved_and_filled(case: Case, tmp_path: Path) -> N
     world = case.world()
     empty = index_class(case.kind).build(tmp_path / "index", [], settings=case.settings)
     assert empty.search(world.queries, K) == [[]] * len(world.queries)
+    empty.close()
     index = open_index(tmp_path / "index", writable=True)
     assert len(index) == 0
     index.add(world.ids, world.items)
@@ -204,6 +206,7 @@ def test_any_order_of_changes_gives_the_documents_that_are_left(
     for change, row in changes:
         if change == "save":
             index.save()
+            index.close()
             index = open_index(folder / "changed", writable=True)
         elif change == "add" and row not in left:
             index.add([f"d{row}"], world.take([row]))

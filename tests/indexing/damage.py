@@ -1,0 +1,17 @@
+"""Ways to harm an index's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from retrieval.indexing.versions import current_version, manifest_checksum
+
+
+def change_manifest(index: Path, **changes: Any) -> None:
+    """Write other values into the manifest, and the checksum that goes with them."""
+    path = current_version(index) / "manifest.json"
+    fields = json.loads(path.read_text()) | changes
+    del fields["sha256"]
+    path.write_text(json.dumps(fields | {"sha256": manifest_checksum(fields)}))
