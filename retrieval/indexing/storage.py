@@ -36,8 +36,8 @@ class Storage:
 
     def attach(self, version: Version) -> None:
         """Map what a version has in place of what is in memory."""
-        self._version = version.path
         self.ids = DocumentIds.open(version)
+        self._version = version.path
         self.documents = StoredDocuments.open(version)
         self.is_changed = False
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.files import map_arrays, save_arrays
@@ -24,7 +26,7 @@ def save_codec(path: Path, codec: ResidualCodec, energy: float) -> None:
         codec: what is written.
         energy: the mean squared length of the residuals that it was learned for.
     """
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "centroids": codec.centroids.astype(np.float16),
         "values": codec.values,
         "energy": np.array([energy], np.float32),

@@ -299,27 +299,31 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             return
         bounds = np.cumsum([segment.documents for segment in self._segments])[:-1]
         masks = np.split(live, bounds)
-        if self._codec is not None and self._should_learn_anew(self._codec):
+        if self._codec is not None and self._should_learn_anew(self._codec, masks):
             self._write_learned_anew(draft, self._codec, masks)
             return
         if self._codec is not None:
             draft.keep(CODEC)
         save_segments(draft.path / name_after(self._names), self._segments, masks)
 
-    def _should_learn_anew(self, codec: ResidualCodec) -> bool:
+    def _should_learn_anew(self, codec: ResidualCodec, masks: list[NDArray[np.bool_]]) -> bool:
         """Whether tokens are farther from the centroids than they were, or far more."""
         assert self._energy is not None, "only what was saved is compacted"
+        lengths = [np.diff(segment.offsets) for segment in self._segments]
+        tokens = sum(int(each[mask].sum()) for each, mask in zip(lengths, masks))
+        sampled = min(tokens, self.settings.sample_tokens)
+        if not sampled or (self.settings.centroids != "auto" and self.settings.centroids > sampled):
+            return False
         energy = residual_energy(codec, self._segments)
-        grown = total_tokens(self._segments)
-        wanted = self._centroid_count(grown, min(grown, self.settings.sample_tokens))
+        count = self._centroid_count(tokens, sampled)
         is_drifted = energy > _DRIFT * self._energy
-        is_outgrown = wanted >= _OUTGROWN * len(codec.centroids)
+        is_outgrown = count >= _OUTGROWN * len(codec.centroids)
         logger.info(
             "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
             energy,
             self._energy,
             len(codec.centroids),
-            wanted,
+            count,
             ": learning anew" if is_drifted or is_outgrown else "",
         )
         return is_drifted or is_outgrown
