@@ -237,29 +237,38 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 raise RetrievalError(f"{path}: truncated, the header alone is {header_bytes} bytes")
             header = json.loads(stream.read(header_bytes))
             header.pop("__metadata__", None)
-            entries = [
-                (name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-                for name, entry in header.items()
-            ]
+            entries = []
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                entries.append((name, entry["dtype"], tuple(entry["shape"]), begin, end))
     except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RetrievalError(f"{path}: not a readable safetensors file ({error})") from error
     arrays: dict[str, NDArray[Any]] = {}
     for name, dtype_name, shape, begin, end in entries:
-        if dtype_name not in _SAFETENSORS_DTYPES:
+        if not isinstance(dtype_name, str) or dtype_name not in _SAFETENSORS_DTYPES:
             raise RetrievalError(f"{path}: {name} has the unsupported dtype {dtype_name}")
         dtype = np.dtype(_SAFETENSORS_DTYPES[dtype_name])
-        if min(begin, *shape, 0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+        numbers = (begin, end, *shape)
+        if (
+            any(type(each) is not int or not 0 <= each < 1 << 63 for each in numbers)
+            or end - begin != math.prod(shape) * dtype.itemsize
+        ):
             raise RetrievalError(
                 f"{path}: not a readable safetensors file ({name} of shape {shape} is said to be "
                 f"the bytes {begin} to {end})"
             )
         if 8 + header_bytes + end > size:
             raise RetrievalError(f"{path}: truncated, {name} ends behind the end of the file")
-        if begin == end:
-            arrays[name] = np.empty(shape, dtype)
-        else:
+        if begin < end:
             offset = 8 + header_bytes + begin
             arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+            continue
+        try:
+            arrays[name] = np.empty(shape, dtype)
+        except ValueError as error:
+            raise RetrievalError(
+                f"{path}: not a readable safetensors file ({name} of shape {shape}: {error})"
+            ) from error
     return arrays
 
 

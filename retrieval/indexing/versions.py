@@ -236,17 +236,14 @@ def commit(
     return version
 
 
-def remove_others(folder: Path, *, keep: Collection[str] = ()) -> None:
-    """Remove all but the current version, and what killed writers left; for the lock's holder.
-
-    Args:
-        folder: the index.
-        keep: names of folders beside the versions that stay.
-    """
+def remove_others(folder: Path) -> None:
+    """Remove all but the current version, and what killed writers left; for the lock's holder."""
     versions = folder / "versions"
     for path in versions.iterdir() if versions.is_dir() else ():
-        if path.name not in keep and not _is_current(folder, path):
+        if not _is_current(folder, path):
             shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".CURRENT.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _is_current(folder: Path, version: Path) -> bool:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retrieval.files import sha256
 from retrieval.indexing.versions import current_version, manifest_checksum
 
 
@@ -15,3 +16,14 @@ def change_manifest(index: Path, **changes: Any) -> None:
     fields = json.loads(path.read_text()) | changes
     del fields["sha256"]
     path.write_text(json.dumps(fields | {"sha256": manifest_checksum(fields)}))
+
+
+def sign(index: Path) -> None:
+    """Give the manifest the sizes and checksums that the files have now."""
+    version = current_version(index)
+    names = json.loads((version / "manifest.json").read_text())["files"]
+    files = {
+        name: {"bytes": (version / name).stat().st_size, "sha256": sha256(version / name)}
+        for name in names
+    }
+    change_manifest(index, files=files)

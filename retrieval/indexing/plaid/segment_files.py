@@ -64,7 +64,7 @@ def map_segment(path: Path, codec: ResidualCodec | None) -> Segment:
     for name, dtype in dtypes.items():
         expect(path, arrays, name, dtype)
     offsets, starts = arrays["offsets"], arrays["list_starts"]
-    if min(offsets.ndim, starts.ndim, offsets.size, starts.size) < 1:
+    if offsets.ndim != 1 or starts.ndim != 1 or not (offsets.size and starts.size):
         raise IndexFilesError(f"{path}: no offsets: rebuild the index")
     tokens, entries = int(offsets[-1]), int(starts[-1])
     shapes: dict[str, tuple[int, ...]] = {
