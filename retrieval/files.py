@@ -244,6 +244,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RetrievalError(f"{path}: not a readable safetensors file ({error})") from error
     arrays: dict[str, NDArray[Any]] = {}
+    mapped: NDArray[np.uint8] | None = None
     for name, dtype_name, shape, begin, end in entries:
         if not isinstance(dtype_name, str) or dtype_name not in _SAFETENSORS_DTYPES:
             raise RetrievalError(f"{path}: {name} has the unsupported dtype {dtype_name}")
@@ -260,8 +261,10 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
         if 8 + header_bytes + end > size:
             raise RetrievalError(f"{path}: truncated, {name} ends behind the end of the file")
         if begin < end:
-            offset = 8 + header_bytes + begin
-            arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+            # One mapping for all arrays: each takes as long as the rest of this function.
+            mapped = np.memmap(path, np.uint8, mode="r") if mapped is None else mapped
+            data = mapped[8 + header_bytes + begin : 8 + header_bytes + end]
+            arrays[name] = data.view(dtype).reshape(shape)
             continue
         try:
             arrays[name] = np.empty(shape, dtype)

@@ -27,8 +27,15 @@ def interrupt(kind: str, change: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", ["exact", "plaid", "faiss", "lexical"])
+ALWAYS = [("exact", "delete"), ("exact", "add"), ("plaid", "build")]
+"""What differs most; the slow test has the others too, half a minute each."""
+EVERY = [(kind, change) for kind in ("exact", "plaid", "faiss", "lexical") for change in CHANGES]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [pytest.param(*each, marks=() if each in ALWAYS else pytest.mark.slow) for each in EVERY],
+)
 def test_a_writer_killed_at_any_step_leaves_a_whole_index(
     kind: str, change: str, tmp_path: Path
 ) -> None:
