@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,11 +19,22 @@ from retrieval.indexing.batches import even_batches
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.codec_file import CODEC, read_codec, save_codec
-from retrieval.indexing.plaid.compaction import live_tokens, residual_energy, save_encoded
-from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
+from retrieval.indexing.plaid.compaction import (
+    DRIFT,
+    OUTGROWN,
+    live_tokens,
+    residual_energy,
+    save_encoded,
+)
+from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
-from retrieval.indexing.plaid.searcher import Engine, make_searcher
+from retrieval.indexing.plaid.searcher import (
+    Engine,
+    encode_tokens,
+    make_centroid_search,
+    make_searcher,
+)
 from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.plaid.segment_files import (
     PATTERN,
@@ -48,8 +60,6 @@ _JOINED_TOKENS = 1 << 18
 """Segments in memory are joined up to so many tokens: more save no search and cost copies."""
 _FLUSHED_TOKENS = 1 << 19
 """A build holds so many encoded tokens in memory: 40 MB of 4 bits at width 128."""
-_DRIFT = 1.25
-_OUTGROWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +129,13 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._codec: ResidualCodec | None = None
         self._energy: float | None = None
         """Of the residuals when the codec was new; None while it is."""
-        self._nearest: CentroidSearch | None = None
+        self._nearest: Nearest | None = None
         self._segments: list[Segment] = []
         """The saved ones, then those that were added since."""
         self._names: list[str] = []
         """The files of the saved ones."""
+        self._mapped = 0
+        """So many of the segments are in files."""
         self._encoded_rows = 0
         """Of a build that goes on: so many rows are in segments already."""
         self._searcher: NumpySearcher | NativeSearcher | None = None
@@ -153,14 +165,14 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._encoded_rows = sum(segment.documents for segment in self._segments)
         if self._encoded_rows:
             logger.info("%s: %d documents were encoded before", self.folder, self._encoded_rows)
-        flushed = len(self._segments)
+        self._mapped = len(self._segments)
         for batch in pieces(batches, _ENCODED_AT_ONCE):
             self.add(batch.ids, batch.items, documents=batch.documents)
-            if total_tokens(self._segments[flushed:]) >= _FLUSHED_TOKENS:
-                path = unfinished.path / segment_name(flushed + 1)
-                save_segments(path, self._segments[flushed:])
-                self._segments[flushed:] = [map_segment(path, self._codec)]
-                flushed += 1
+            if total_tokens(self._segments[self._mapped :]) >= _FLUSHED_TOKENS:
+                path = unfinished.path / segment_name(self._mapped + 1)
+                save_segments(path, self._segments[self._mapped :])
+                self._segments[self._mapped :] = [map_segment(path, self._codec)]
+                self._mapped += 1
 
     def _learn(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
         self._codec = self._train(self._sample(batches))
@@ -187,8 +199,11 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             0, len(tokens) - 1, min(len(tokens), count * _TOKENS_PER_CENTROID)
         ).astype(np.int64)
         tokens = tokens[trained_on]
-        centroids = fit_centroids(tokens, count, iterations=settings.iterations, seed=settings.seed)
-        codes, _ = CentroidSearch(centroids).nearest(tokens)
+        search = partial(make_centroid_search, engine=settings.engine)
+        centroids = fit_centroids(
+            tokens, count, iterations=settings.iterations, seed=settings.seed, search=search
+        )
+        codes = search(centroids).nearest(tokens)
         logger.info("%d centroids from %d of %d tokens", count, len(tokens), sample.seen)
         return ResidualCodec.fit(centroids, tokens, codes, settings.bits)
 
@@ -215,22 +230,24 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             self._add_segment(make_segment(lengths, _no_tokens()))
             return
         if self._nearest is None:
-            self._nearest = CentroidSearch(self._codec.centroids)
+            self._nearest = make_centroid_search(self._codec.centroids, self.settings.engine)
         tokens = np.concatenate(checked)
-        # The nearest centroid depends on the direction alone, so that lengths need no division.
-        codes, _ = self._nearest.nearest(tokens)
-        encoded = self._codec.encode(tokens, codes)
+        encoded = self._encode(self._codec, self._nearest, tokens)
         kept = tokens if self.settings.keep_tokens else None
         self._add_segment(make_segment(lengths, encoded, kept))
 
+    def _encode(self, codec: ResidualCodec, nearest: Nearest, tokens: Floats) -> EncodedTokens:
+        # The nearest centroid depends on the direction alone, so that lengths need no division.
+        return encode_tokens(codec, tokens, nearest.nearest(tokens), self.settings.engine)
+
     def _add_segment(self, segment: Segment) -> None:
         """Add documents, and join them with those before that are no more and not saved."""
-        added = self._segments[len(self._names) :]
+        added = self._segments[self._mapped :]
         sizes = [len(each.codes) for each in added]
         first = first_merged(sizes, len(segment.codes), limit=_JOINED_TOKENS)
         if first < len(added):
             segment = joined([*added[first:], segment])
-        self._segments[len(self._names) + first :] = [segment]
+        self._segments[self._mapped + first :] = [segment]
         self._searcher = None
 
     def _search(
@@ -316,8 +333,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             return False
         energy = residual_energy(codec, self._segments)
         count = self._centroid_count(tokens, sampled)
-        is_drifted = energy > _DRIFT * self._energy
-        is_outgrown = count >= _OUTGROWN * len(codec.centroids)
+        is_drifted = energy > DRIFT * self._energy
+        is_outgrown = count >= OUTGROWN * len(codec.centroids)
         logger.info(
             "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
             energy,
@@ -340,9 +357,14 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         if codec is None:
             save_segments(draft.path / name_after(self._names), self._segments, masks)
             return
-        documents = live_tokens(old, self._segments, masks)
-        path = draft.path / name_after(self._names)
-        energy = save_encoded(path, codec, documents, keep_tokens=self.settings.keep_tokens)
+        nearest = make_centroid_search(codec.centroids, self.settings.engine)
+        energy = save_encoded(
+            draft.path / name_after(self._names),
+            codec,
+            live_tokens(old, self._segments, masks),
+            partial(self._encode, codec, nearest),
+            keep_tokens=self.settings.keep_tokens,
+        )
         save_codec(draft.path / CODEC, codec, energy)
 
     def _read(self, version: Version) -> None:
@@ -352,6 +374,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             self._codec, self._energy = read_codec(version.path / CODEC)
         self._names = [name for _, name in version.numbered(PATTERN)]
         self._segments = [map_segment(version.path / name, self._codec) for name in self._names]
+        self._mapped = len(self._segments)
         rows = sum(segment.documents for segment in self._segments)
         check_rows(version.path, range(rows), self._storage.ids.rows)
 
