@@ -611,10 +611,9 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
     // Which pairs there are can't be foreseen, so they are listed first, without branches where
     // that can be, and then gone through in one run.
     const int64_t tokens = offsets[1] - offsets[0];
-    if ((int64_t)s.near_tokens.size() < tokens + 1) {
-        s.near_tokens.resize(tokens + 1);
-        s.pairs.resize((size_t)(tokens + 1) * columns);
-    }
+    if ((int64_t)s.near_tokens.size() < tokens + 1) s.near_tokens.resize(tokens + 1);
+    const size_t most_pairs = (size_t)tokens * columns + COLUMN_GROUP;
+    if (s.pairs.size() < most_pairs) s.pairs.resize(most_pairs);
     int64_t near = 0, pairs = 0;
     for (int64_t token = offsets[0]; token < offsets[1]; ++token) {
         const int32_t code = code_of(view, segment, token);

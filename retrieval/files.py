@@ -7,14 +7,15 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 _SAFETENSORS_DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
+    "U64": np.uint64,
     "I64": np.int64,
     "I32": np.int32,
     "U16": np.uint16,
@@ -168,7 +170,16 @@ def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str,
         yield number, value
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+class ArrayStream(NamedTuple):
+    """An array that is written part by part, for one that may not fit into memory."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Iterable[NDArray[Any]]
+    """Arrays of the same dtype, whose bytes one after the other are the array's."""
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) -> None:
     """Write arrays as one safetensors file, atomically, without a second copy in memory.
 
     Raises:
@@ -184,7 +195,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in ordered:
         if array.dtype not in names:
             raise RetrievalError(f"{path}: {name} has the unsupported dtype {array.dtype}")
-        end = begin + array.nbytes
+        end = begin + math.prod(array.shape) * array.dtype.itemsize
         dtype = names[array.dtype]
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [begin, end]}
         begin = end
@@ -193,7 +204,21 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with atomic_write(path) as stream:
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, array in ordered:
-            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            for part in array.parts if isinstance(array, ArrayStream) else [array]:
+                assert part.dtype == array.dtype, "a part of another dtype"
+                stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        assert stream.tell() == 8 + len(encoded) + begin, "parts that do not fill their shape"
+
+
+def give_pages_back(array: NDArray[Any]) -> None:
+    """Let go of the memory that reading a mapped array took: nothing for one in memory.
+
+    The array stays readable. Reading a file larger than memory from one end to the other would
+    otherwise count as memory in use until the system wants it back.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -212,29 +237,41 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 raise RetrievalError(f"{path}: truncated, the header alone is {header_bytes} bytes")
             header = json.loads(stream.read(header_bytes))
             header.pop("__metadata__", None)
-            entries = [
-                (name, entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-                for name, entry in header.items()
-            ]
+            entries = []
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                entries.append((name, entry["dtype"], tuple(entry["shape"]), begin, end))
     except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
         raise RetrievalError(f"{path}: not a readable safetensors file ({error})") from error
     arrays: dict[str, NDArray[Any]] = {}
+    mapped: NDArray[np.uint8] | None = None
     for name, dtype_name, shape, begin, end in entries:
-        if dtype_name not in _SAFETENSORS_DTYPES:
+        if not isinstance(dtype_name, str) or dtype_name not in _SAFETENSORS_DTYPES:
             raise RetrievalError(f"{path}: {name} has the unsupported dtype {dtype_name}")
         dtype = np.dtype(_SAFETENSORS_DTYPES[dtype_name])
-        if min(begin, *shape, 0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+        numbers = (begin, end, *shape)
+        if (
+            any(type(each) is not int or not 0 <= each < 1 << 63 for each in numbers)
+            or end - begin != math.prod(shape) * dtype.itemsize
+        ):
             raise RetrievalError(
                 f"{path}: not a readable safetensors file ({name} of shape {shape} is said to be "
                 f"the bytes {begin} to {end})"
             )
         if 8 + header_bytes + end > size:
             raise RetrievalError(f"{path}: truncated, {name} ends behind the end of the file")
-        if begin == end:
+        if begin < end:
+            # One mapping for all arrays: each takes as long as the rest of this function.
+            mapped = np.memmap(path, np.uint8, mode="r") if mapped is None else mapped
+            data = mapped[8 + header_bytes + begin : 8 + header_bytes + end]
+            arrays[name] = data.view(dtype).reshape(shape)
+            continue
+        try:
             arrays[name] = np.empty(shape, dtype)
-        else:
-            offset = 8 + header_bytes + begin
-            arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        except ValueError as error:
+            raise RetrievalError(
+                f"{path}: not a readable safetensors file ({name} of shape {shape}: {error})"
+            ) from error
     return arrays
 
 

@@ -16,6 +16,7 @@ from retrieval.cli.export import export
 from retrieval.cli.index import index
 from retrieval.cli.info import info
 from retrieval.cli.search import search
+from retrieval.cli.verify import verify
 from retrieval.errors import ConfigError, RetrievalError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("search")(search)
 app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("info")(info)
+app.command("verify")(verify)
 app.command("demo")(demo)
 
 

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, IndexFilesError
 from retrieval.indexing import versions
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.vectors import Vectors, check_queries, check_vectors
+from retrieval.indexing.versions import Draft, Version
 
 # The type stubs that FAISS ships lack its search parameters, so that it is imported untyped.
 faiss: Any = importlib.import_module("faiss")
@@ -34,6 +35,7 @@ HNSW_UP_TO = 1_000_000
 _NARROW = 0.1
 """Below this share of allowed rows a graph meets too few of them: they are scanned instead."""
 _FILE = "index.faiss"
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class FaissIndex(Index[Vectors]):
     def __init__(self, settings: FaissSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._faiss: Any = None
+        self._is_saved = False
 
     def _learn(self, batches: Iterable[Batch[Vectors]]) -> None:
         sample = RowSample(self.settings.sample, self.settings.seed)
@@ -170,6 +173,7 @@ class FaissIndex(Index[Vectors]):
         if self._faiss is None:
             self._learn([Batch(ids, vectors)])
         self._faiss.add(np.ascontiguousarray(vectors))
+        self._is_saved = False
 
     def _search(
         self, queries: Vectors, k: int, mask: NDArray[np.bool_] | None
@@ -227,16 +231,40 @@ class FaissIndex(Index[Vectors]):
         found: tuple[Any, Any] = core.search(vectors, k, params=parameters)
         return found
 
-    def _write(self, version: Path) -> None:
-        if self._faiss is not None:
-            faiss.write_index(self._faiss, str(version / _FILE))
+    def _write(self, draft: Draft) -> None:
+        if self._is_saved:
+            draft.keep(_FILE)
+        elif self._faiss is not None:
+            faiss.write_index(self._faiss, str(draft.path / _FILE))
 
-    def _read(self, version: Path) -> None:
-        if not (version / _FILE).is_file():
+    def _saved(self, version: Version) -> None:
+        self._is_saved = self._faiss is not None
+
+    def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
+        if self._faiss is not None:
+            faiss.write_index(_without_deleted(self._faiss, live), str(draft.path / _FILE))
+
+    def _read(self, version: Version) -> None:
+        if _FILE not in version.files:
             return
         # FAISS trusts what it reads: a flipped bit can give wrong answers, hang or take gigabytes.
-        versions.check_bytes(version, _FILE)
-        self._faiss = faiss.read_index(str(version / _FILE))
+        versions.check_bytes(version.path, _FILE)
+        try:
+            self._faiss = faiss.read_index(str(version.path / _FILE))
+        except RuntimeError as error:
+            raise IndexFilesError(
+                f"{version.path / _FILE}: FAISS can't read it ({_cause(error)}): rebuild the index"
+            ) from error
+        self._is_saved = True
+        self._check(version.path)
+
+    def _check(self, version: Path) -> None:
+        found = 0 if self._faiss is None else self._faiss.ntotal
+        if found != self._storage.ids.rows:
+            raise IndexFilesError(
+                f"{version / _FILE}: {found} vectors for {self._storage.ids.rows} ids: "
+                "rebuild the index"
+            )
 
 
 def _core(index: Any) -> Any:
@@ -245,6 +273,41 @@ def _core(index: Any) -> Any:
     return (
         faiss.downcast_index(found.index) if isinstance(found, faiss.IndexPreTransform) else found
     )
+
+
+def _without_deleted(index: Any, live: NDArray[np.bool_]) -> Any:
+    """A copy with the live rows alone, numbered anew in their order; what was learned stays."""
+    copy = faiss.clone_index(index)
+    core, old = _core(copy), _core(index)
+    if isinstance(core, faiss.IndexIVF):
+        _copy_lists(old, core, live)
+    else:
+        # Codes that are decoded and encoded again are the same codes.
+        core.reset()
+        rows = np.flatnonzero(live)
+        for at in range(0, len(rows), _ROWS_AT_ONCE):
+            core.add(old.reconstruct_batch(rows[at : at + _ROWS_AT_ONCE]))
+    copy.ntotal = core.ntotal
+    return copy
+
+
+def _copy_lists(old: Any, new: Any, live: NDArray[np.bool_]) -> None:
+    numbers = np.cumsum(live) - 1
+    lists = faiss.ArrayInvertedLists(old.nlist, old.code_size)
+    for at in range(old.nlist):
+        size = old.invlists.list_size(at)
+        if not size:
+            continue
+        positions = faiss.rev_swig_ptr(old.invlists.get_ids(at), size)
+        codes = faiss.rev_swig_ptr(old.invlists.get_codes(at), size * old.code_size)
+        is_live = live[positions]
+        kept = np.ascontiguousarray(numbers[positions[is_live]])
+        bytes_ = np.ascontiguousarray(codes.reshape(size, -1)[is_live])
+        if len(kept):
+            lists.add_entries(at, len(kept), faiss.swig_ptr(kept), faiss.swig_ptr(bytes_))
+    new.replace_invlists(lists, True)
+    lists.this.disown()
+    new.ntotal = int(np.count_nonzero(live))
 
 
 def _cause(error: RuntimeError) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,41 +15,39 @@ from retrieval.errors import (
     DuplicateIdError,
     IndexFilesError,
     InputError,
-    ModelMismatchError,
-    ReadOnlyError,
     RetrievalError,
 )
-from retrieval.files import read_json, write_json
 from retrieval.indexing import versions
+from retrieval.indexing.batches import (
+    Batch,
+    Items,
+    check_batch,
+    check_model,
+    even_batches,
+    id_list,
+)
 from retrieval.indexing.documents import StoredDocuments
+from retrieval.indexing.locking import WriterLock
+from retrieval.indexing.ranking import Ranking, top_k
+from retrieval.indexing.storage import Storage
+from retrieval.indexing.versions import Draft, Manifest, Version
 from retrieval.records import Document, Hit, ModelReference
 
-Items = TypeVar("Items", bound=Sized)
-"""What an index takes: (N, D) vectors, N arrays of (tokens, D), or N texts."""
-
-Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Positions and their scores, best first."""
-
-
-class Batch(NamedTuple, Generic[Items]):
-    """Rows to index: N ids, what to index them by, and optionally the documents to keep."""
-
-    ids: Sequence[str]
-    items: Items
-    documents: Sequence[Document] | None = None
+__all__ = ["Batch", "Index", "Items", "Ranking", "check_model", "top_k"]
 
 
 class Index(ABC, Generic[Items]):
     """A searchable set of documents by string id, saved as versions in one folder.
 
-    A change becomes visible to others with `save`, which is atomic. Positions are internal and
-    never change meaning: a deleted row stays where it was and is passed over. Ids are the caller's.
+    A change becomes visible to others with `save`, which is atomic. Ids are the caller's. Positions
+    are internal: a deleted row stays where it was, and is passed over, until `compact` drops it.
+    One writer at a time: from `build` or `open(writable=True)` until `close`, the end of a `with`
+    block, or until the object is gone. Readers keep what they opened.
 
     Attributes:
         model: the encoder that made the vectors, or None.
         settings: the frozen dataclass that the index was built with. What concerns searching alone
             (`probes`, `ef_search`) can be changed: `index.settings = replace(index.settings, ...)`.
-        documents: the stored documents by position; empty where none were given.
     """
 
     kind: ClassVar[str]
@@ -58,13 +56,7 @@ class Index(ABC, Generic[Items]):
     def __init__(self, settings: Any = None, *, model: ModelReference | None = None) -> None:
         self.settings = settings if settings is not None else self.settings_type()
         self.model = model
-        self.documents = StoredDocuments()
-        self._folder: Path | None = None
-        self._version: Path | None = None
-        self._writable = True
-        self._ids: list[str | None] = []
-        self._positions: dict[str, int] = {}
-        self._live: NDArray[np.bool_] | None = None
+        self._storage = Storage()
 
     @classmethod
     def build(
@@ -86,22 +78,28 @@ class Index(ABC, Generic[Items]):
             model: the encoder that made the vectors; checked when the index is opened.
             overwrite: replace an index that is already there, once the new one is complete.
 
+        Returns:
+            The index, open for changes: close it before it is opened for changes elsewhere.
+
         Raises:
-            IndexFilesError: `folder` holds an index and `overwrite` is False.
+            IndexFilesError: `folder` holds an index and `overwrite` is False, or somebody is
+                writing there.
             DuplicateIdError: an id comes twice.
             EmbeddingError: an embedding is NaN or infinite.
             ShapeError: embeddings of different widths.
         """
-        if (folder / "CURRENT").exists() and not overwrite:
-            raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
         index = cls(settings, model=model)
-        if cls._learn is not Index._learn:
-            batches = list(batches) if iter(batches) is batches else batches
-            index._learn(_even(batches))
-        for batch in batches:
-            index.add(batch.ids, batch.items, documents=batch.documents)
-        index._folder = folder
-        index._commit(overwrite=overwrite)
+        index._storage = Storage(folder, WriterLock(folder))
+        try:
+            if (folder / "CURRENT").exists() and not overwrite:
+                raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
+            index._build(batches)
+            index._saved(
+                index._storage.commit(index._manifest(), index._write, overwrite=overwrite)
+            )
+        except BaseException:
+            index.close()
+            raise
         return index
 
     @classmethod
@@ -113,50 +111,77 @@ class Index(ABC, Generic[Items]):
         Args:
             folder: as given to `build`.
             model: the encoder that queries will come from; None skips the comparison.
-            writable: allow `add`, `delete` and `save`.
+            writable: allow `add`, `delete` and `save`, here and nowhere else.
 
         Raises:
-            IndexFilesError: no index here, one of another kind, or damaged files.
+            IndexFilesError: no index here, one of another kind, damaged files, or somebody else is
+                writing.
             ModelMismatchError: the index was filled by another model.
         """
         version = versions.current_version(folder)
+        if writable:
+            lock = WriterLock(folder)
+            try:
+                versions.remove_others(folder)
+                return cls._open(folder, versions.current_version(folder), model, lock)
+            except BaseException:
+                lock.release()
+                raise
         try:
-            return cls._open(folder, version, model=model, writable=writable)
+            return cls._open(folder, version, model)
         except (RetrievalError, FileNotFoundError):
             # A writer may have replaced the version while it was being read.
             newer = versions.current_version(folder)
             if newer == version:
                 raise
-        return cls._open(folder, newer, model=model, writable=writable)
+        return cls._open(folder, newer, model)
 
     @classmethod
     def _open(
-        cls, folder: Path, version: Path, *, model: ModelReference | None, writable: bool
+        cls,
+        folder: Path,
+        path: Path,
+        model: ModelReference | None,
+        lock: WriterLock | None = None,
     ) -> Self:
-        manifest = versions.read_manifest(folder, version)
+        manifest = versions.read_manifest(folder, path)
         if manifest.kind != cls.kind:
             raise IndexFilesError(f"{folder}: holds a {manifest.kind} index, not {cls.kind}")
         check_model(folder, manifest.model, model)
         source = f"{folder}: parameters"
         settings = from_mapping(cls.settings_type, manifest.parameters, source=source)
         index = cls(settings, model=manifest.model)
-        index._folder, index._version, index._writable = folder, version, writable
-        index._ids = read_json(version / "ids.json")
-        index._positions = {each: at for at, each in enumerate(index._ids) if each is not None}
-        index.documents = StoredDocuments.open(version)
+        version = Version(path, manifest.files)
+        index._storage = Storage(folder, lock)
+        index._storage.attach(version)
         index._read(version)
         return index
+
+    def close(self) -> None:
+        """Let others write; changes that were not saved are lost. Searching goes on working."""
+        self._storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @property
     def folder(self) -> Path | None:
         """Where the index is saved; None for one that was neither built nor opened."""
-        return self._folder
+        return self._storage.folder
+
+    @property
+    def documents(self) -> StoredDocuments:
+        """The stored documents by position; empty where none were given."""
+        return self._storage.documents
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._storage.ids)
 
     def __contains__(self, document_id: object) -> bool:
-        return document_id in self._positions
+        return document_id in self._storage.ids
 
     def document(self, document_id: str) -> Document | None:
         """The stored document, or None where the index was built without documents.
@@ -164,7 +189,7 @@ class Index(ABC, Generic[Items]):
         Raises:
             InputError: the id is not in the index.
         """
-        position = self._position(document_id)
+        position = int(self._positions([document_id])[0])
         return self.documents[position] if position < len(self.documents) else None
 
     def add(
@@ -173,47 +198,44 @@ class Index(ABC, Generic[Items]):
         """Append rows in memory; `save` commits them.
 
         Raises:
-            ReadOnlyError: the index was opened without `writable=True`.
+            ReadOnlyError: the index was opened without `writable=True`, or is closed.
             DuplicateIdError: an id is in the index already, or twice in `ids`.
             InputError: `ids`, `items` and `documents` differ in number, or an id is no string.
             EmbeddingError, ShapeError: as in `build`; nothing is added then.
         """
-        self._check_writable()
-        ids = _id_list(ids)
-        _check_number(ids, items)
-        if documents is not None and len(documents) != len(ids):
-            raise InputError(f"{len(ids)} ids for {len(documents)} documents")
-        if (documents is not None) != (len(self.documents) > 0) and self._ids:
-            raise InputError("either all rows of an index come with their documents or none do")
-        seen: set[str] = set()
-        for each in ids:
-            if each in self._positions or each in seen:
-                raise DuplicateIdError(f"the id {each!r} is in the index already, or given twice")
-            seen.add(each)
-        if not ids:
-            return
-        self._append(ids, items)
-        self._positions.update(zip(ids, range(len(self._ids), len(self._ids) + len(ids))))
-        self._ids.extend(ids)
-        self._live = None
-        self.documents.extend(documents or ())
+        self._storage.check_writable()
+        ids = id_list(ids)
+        check_batch(ids, items, documents)
+        found = np.flatnonzero(self._storage.ids.positions(ids) >= 0)
+        if len(found):
+            raise DuplicateIdError(
+                f"the id {ids[found[0]]!r} is in the index already: upsert replaces documents"
+            )
+        self._insert(ids, items, documents)
+
+    def upsert(
+        self, ids: Sequence[str], items: Items, *, documents: Sequence[Document] | None = None
+    ) -> None:
+        """Replace the rows of ids that are there and append the others; `save` commits them.
+
+        Raises:
+            As in `add`, but that an id may be there already.
+        """
+        self._storage.check_writable()
+        ids = id_list(ids)
+        check_batch(ids, items, documents)
+        positions = self._storage.ids.positions(ids)
+        self._insert(ids, items, documents, replaced=positions[positions >= 0])
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove rows in memory; `save` commits the change.
 
         Raises:
-            ReadOnlyError: the index was opened without `writable=True`.
+            ReadOnlyError: the index was opened without `writable=True`, or is closed.
             InputError: an id is not in the index; nothing is removed then.
         """
-        self._check_writable()
-        gone = set(_id_list(ids))
-        unknown = sorted(each for each in gone if each not in self._positions)
-        if unknown:
-            raise InputError(f"not in the index: {', '.join(map(repr, unknown[:10]))}")
-        for each in gone:
-            self._ids[self._positions.pop(each)] = None
-        self._live = None
-        self._forget()
+        self._storage.check_writable()
+        self._remove(self._positions(sorted(set(id_list(ids)))))
 
     def search(
         self, queries: Items, k: int = 10, *, allowed: Collection[str] | None = None
@@ -235,78 +257,118 @@ class Index(ABC, Generic[Items]):
         if k < 1:
             raise InputError(f"k is {k}, expected at least 1")
         mask = self._mask(allowed)
-        available = len(self) if mask is None else int(mask.sum())
+        available = len(self) if mask is None else int(np.count_nonzero(mask))
         if not available:
             return [[] for _ in range(len(queries))]
         rankings = self._search(queries, min(k, available), mask)
         return [
-            [Hit(self._id_at(position), float(score)) for position, score in zip(*ranking)]
+            [Hit(self._storage.ids[position], float(score)) for position, score in zip(*ranking)]
             for ranking in rankings
         ]
 
     def save(self) -> None:
-        """Commit the index as a new version of its folder, atomically.
+        """Commit the changes as a new version of the folder, atomically.
+
+        It takes time in proportion to the change: files of rows that have not changed are kept,
+        but small ones are now and then written together.
 
         Raises:
-            ReadOnlyError: the index was opened without `writable=True`.
-            IndexFilesError: another writer has saved in the meantime; its version stays.
+            ReadOnlyError: the index was opened without `writable=True`, or is closed.
         """
-        self._check_writable()
-        self._commit()
+        self._storage.check_writable()
+        self._saved(self._storage.commit(self._manifest(), self._write))
 
-    def _commit(self, *, overwrite: bool = False) -> None:
-        if self._folder is None:
-            raise IndexFilesError("this index has no folder: make it with build or open")
-        manifest = versions.Manifest(
+    def compact(self) -> None:
+        """Write the index anew without its deleted rows, each array as one file, and commit it.
+
+        Changes that were not saved are committed first.
+
+        Raises:
+            As `save`.
+        """
+        if self._storage.is_changed:
+            self.save()
+        self._storage.check_writable()
+        live = self._storage.live()
+        self._read(
+            self._storage.commit_compacted(
+                self._manifest(), lambda draft: self._write_compacted(draft, live)
+            )
+        )
+
+    def check(self) -> None:
+        """Read the saved files from one end to the other, and hold them against each other.
+
+        Raises:
+            IndexFilesError: they contradict each other.
+        """
+        self._check(self._storage.check())
+
+    def _build(self, batches: Iterable[Batch[Items]]) -> None:
+        """Learn from the batches, where there is something to learn, and add them."""
+        if type(self)._learn is not Index._learn:
+            batches = list(batches) if iter(batches) is batches else batches
+            self._learn(even_batches(batches))
+        for batch in batches:
+            self.add(batch.ids, batch.items, documents=batch.documents)
+
+    def _insert(
+        self,
+        ids: Sequence[str],
+        items: Items,
+        documents: Sequence[Document] | None,
+        replaced: NDArray[np.int64] | None = None,
+    ) -> None:
+        if (documents is not None) != (len(self.documents) > 0) and self._storage.ids.rows:
+            raise InputError("either all rows of an index come with their documents or none do")
+        if not ids:
+            return
+        self._append(ids, items)
+        if replaced is not None:
+            self._remove(replaced)
+        self._storage.ids.extend(ids)
+        self.documents.extend(documents or ())
+        self._storage.is_changed = True
+
+    def _remove(self, positions: NDArray[np.int64]) -> None:
+        if len(positions):
+            self._storage.ids.delete(positions)
+            self._storage.is_changed = True
+            self._forget()
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
             kind=self.kind,
             count=len(self),
             parameters=to_mapping(self.settings),
             model=self.model,
         )
-        self._version = versions.commit(
-            self._folder, manifest, self._write_all, replaces=self._version, overwrite=overwrite
-        )
-
-    def _write_all(self, version: Path) -> None:
-        write_json(version / "ids.json", self._ids)
-        self.documents.save(version)
-        self._write(version)
 
     def _mask(self, allowed: Collection[str] | None) -> NDArray[np.bool_] | None:
         """True at the positions that may be found; None where all may."""
         if allowed is None:
-            return None if len(self._positions) == len(self._ids) else self._live_positions()
-        mask = np.zeros(len(self._ids), np.bool_)
-        mask[[self._positions[each] for each in _id_list(allowed) if each in self._positions]] = (
-            True
-        )
+            return self._storage.ids.live
+        mask = np.zeros(self._storage.ids.rows, np.bool_)
+        positions = self._storage.ids.positions(id_list(allowed))
+        mask[positions[positions >= 0]] = True
         return mask
 
-    def _live_positions(self) -> NDArray[np.bool_]:
-        """True at the positions whose documents have not been deleted."""
-        if self._live is None:
-            self._live = np.fromiter((each is not None for each in self._ids), np.bool_)
-        return self._live
-
-    def _position(self, document_id: str) -> int:
-        if document_id not in self._positions:
-            raise InputError(f"not in the index: {document_id!r}")
-        return self._positions[document_id]
-
-    def _id_at(self, position: int) -> str:
-        identifier = self._ids[position]
-        assert identifier is not None
-        return identifier
-
-    def _check_writable(self) -> None:
-        if not self._writable:
-            raise ReadOnlyError(f"{self._folder}: opened for reading; open it with writable=True")
+    def _positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        positions = self._storage.ids.positions(ids)
+        if (positions < 0).any():
+            unknown = [ids[at] for at in np.flatnonzero(positions < 0)[:10]]
+            raise InputError(f"not in the index: {', '.join(map(repr, unknown))}")
+        return positions
 
     def _learn(self, batches: Iterable[Batch[Items]]) -> None:
         """Learn centroids, codebooks or thresholds before the first row is added."""
 
     def _forget(self) -> None:
         """Drop what was computed from rows that have just been deleted."""
+
+    def _saved(self, version: Version) -> None:
+        """Map what `_write` has just written in place of what is in memory."""
+        self._read(version)
 
     @abstractmethod
     def _append(self, ids: Sequence[str], items: Items) -> None:
@@ -317,67 +379,20 @@ class Index(ABC, Generic[Items]):
         """Yield each query's ranking over the positions that `mask` allows."""
 
     @abstractmethod
-    def _write(self, version: Path) -> None:
-        """Write the index's own files into an empty version."""
+    def _write(self, draft: Draft) -> None:
+        """Write the index's own files into a draft, or keep those that are as they were.
+
+        Nothing in memory may change: the commit can still fail.
+        """
 
     @abstractmethod
-    def _read(self, version: Path) -> None:
-        """Read what `_write` wrote."""
+    def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
+        """Write the live rows, all of them saved, as `_read` reads them."""
 
+    @abstractmethod
+    def _read(self, version: Version) -> None:
+        """Read what `_write` or `_write_compacted` wrote."""
 
-def _even(batches: Iterable[Batch[Items]]) -> Iterator[Batch[Items]]:
-    """The batches, each with as many items as ids: those to learn from never pass by `add`."""
-    for batch in batches:
-        _check_number(batch.ids, batch.items)
-        yield batch
-
-
-def _check_number(ids: Sequence[str], items: Sized) -> None:
-    if len(ids) != len(items):
-        raise InputError(f"{len(ids)} ids for {len(items)} items")
-
-
-def _id_list(ids: Iterable[str]) -> list[str]:
-    """The ids as a list; one string in place of a list would be read letter by letter."""
-    if isinstance(ids, str):
-        raise InputError(f"expected several ids, got one string {ids!r}: put it into a list")
-    listed = list(ids)
-    wrong = next((each for each in listed if not isinstance(each, str)), None)
-    if wrong is not None:
-        raise InputError(f"the id {wrong!r} is a {type(wrong).__name__}: ids are strings")
-    return listed
-
-
-def check_model(
-    folder: Path, built_with: ModelReference | None, asked: ModelReference | None
-) -> None:
-    """Refuse to mix the vectors of two models.
-
-    Raises:
-        ModelMismatchError: both models are known and differ; the message names both.
-    """
-    if built_with is None or asked is None or built_with.fingerprint == asked.fingerprint:
-        return
-    raise ModelMismatchError(
-        f"{folder}: built with {built_with.name} ({built_with.fingerprint[:12]}), opened with "
-        f"{asked.name} ({asked.fingerprint[:12]}): use the first model or rebuild the index"
-    )
-
-
-def top_k(scores: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None) -> Ranking:
-    """The best `k` positions of one row of scores; equal scores in order of position.
-
-    A score of -inf is no match: fewer than `k` positions come back where fewer match.
-
-    >>> top_k(np.array([1, 3, -np.inf, 2, 3], np.float32), 3, None)[0].tolist()
-    [1, 4, 3]
-    """
-    if mask is not None:
-        scores = np.where(mask, scores, -np.inf)
-    candidates = np.flatnonzero(scores > -np.inf)
-    if len(candidates) > k:
-        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-        candidates = np.flatnonzero(scores >= threshold)
-    order = np.argsort(-scores[candidates], kind="stable")[:k]
-    best = candidates[order]
-    return best, scores[best].astype(np.float32)
+    @abstractmethod
+    def _check(self, version: Path) -> None:
+        """Raise IndexFilesError where the index's own files contradict each other."""

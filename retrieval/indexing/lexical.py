@@ -16,11 +16,16 @@ import Stemmer
 from bm25s import stopwords
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError, InputError
+from retrieval.errors import ConfigError, IndexFilesError, InputError
 from retrieval.files import atomic_write, map_arrays, read_json, save_arrays
 from retrieval.indexing.index import Index, Ranking, top_k
-from retrieval.indexing.ragged import RaggedRows
+from retrieval.indexing.ragged import RaggedRows, rows_of
+from retrieval.indexing.saved_rows import check_rows, expect, map_rows
+from retrieval.indexing.versions import Draft, Version
 
+_TERMS = "terms.safetensors"
+_WEIGHTS = "weights.safetensors"
+_VOCABULARY = "vocabulary.json"
 _WORD = re.compile(r"\b\w\w+\b")
 _STOP_WORDS: dict[str, Sequence[str]] = {
     "none": (),
@@ -127,7 +132,8 @@ class LexicalIndex(Index[Sequence[str]]):
 
     The documents' terms are kept, and the weights are computed again for the next search or save
     after a change: numbers of documents, document frequencies and mean length are always those of
-    the documents that are there. A document without terms counts with length 0.
+    the documents that are there. After a deletion alone `save` leaves them out where no search has
+    computed them, and the next search does. A document without terms counts with length 0.
 
     Source: Lù 2024, arXiv:2407.03618; the formulas are compared in Kamphuis et al. 2020, "Which
     BM25 do you mean?".
@@ -139,15 +145,16 @@ class LexicalIndex(Index[Sequence[str]]):
     def __init__(self, settings: LexicalSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._tokenizer = Tokenizer(self.settings)
-        self._rows = RaggedRows()
+        self._rows = RaggedRows({"terms": np.empty(0, np.int32)})
         self._weights: _Weights | None = None
+        self._is_saved = False
 
     def _append(self, ids: Sequence[str], items: Sequence[str]) -> None:
         _check_texts(items)
         numbers = [self._tokenizer.learn(text) for text in items]
         flat = np.array([number for each in numbers for number in each], np.int32)
         self._rows.append([len(each) for each in numbers], terms=flat)
-        self._weights = None
+        self._weights, self._is_saved = None, False
 
     def _forget(self) -> None:
         self._weights = None
@@ -162,8 +169,8 @@ class LexicalIndex(Index[Sequence[str]]):
 
     def _score(self, weights: _Weights, query: str) -> NDArray[np.float32]:
         """One query's score of every position, -inf where no term is shared."""
-        scores = np.zeros(len(self._ids), np.float32)
-        matches = np.zeros(len(self._ids), np.bool_)
+        scores = np.zeros(self._storage.ids.rows, np.float32)
+        matches = np.zeros(self._storage.ids.rows, np.bool_)
         absent = np.float32(0)
         for term, times in Counter(self._tokenizer.look_up(query)).items():
             run = slice(int(weights.starts[term]), int(weights.starts[term + 1]))
@@ -179,7 +186,7 @@ class LexicalIndex(Index[Sequence[str]]):
         return self._weights
 
     def _compute_weights(self) -> _Weights:
-        live = np.flatnonzero(self._live_positions())
+        live = np.flatnonzero(self._storage.live())
         rows = _Rows(self._rows, live)
         count = len(self._tokenizer.terms)
         settings = self.settings
@@ -202,16 +209,75 @@ class LexicalIndex(Index[Sequence[str]]):
             absent=np.zeros(count, np.float32) if absent is None else absent.astype(np.float32),
         )
 
-    def _write(self, version: Path) -> None:
-        save_arrays(version / "terms.safetensors", self._rows.arrays())
-        save_arrays(version / "weights.safetensors", self._current_weights()._asdict())
-        with atomic_write(version / "vocabulary.json") as stream:
+    def _write(self, draft: Draft) -> None:
+        if not self._is_saved:
+            self._write_rows(draft, self._rows)
+        else:
+            draft.keep(_TERMS)
+            draft.keep(_VOCABULARY)
+        if self._weights is not None or not self._is_saved:
+            save_arrays(draft.path / _WEIGHTS, self._current_weights()._asdict())
+
+    def _write_rows(self, draft: Draft, rows: RaggedRows) -> None:
+        save_arrays(draft.path / _TERMS, rows.arrays())
+        with atomic_write(draft.path / _VOCABULARY) as stream:
             stream.write(json.dumps(list(self._tokenizer.terms), ensure_ascii=False).encode())
 
-    def _read(self, version: Path) -> None:
-        self._rows = RaggedRows.from_arrays(map_arrays(version / "terms.safetensors"))
-        self._weights = _Weights(**map_arrays(version / "weights.safetensors"))
-        self._tokenizer = Tokenizer(self.settings, read_json(version / "vocabulary.json"))
+    def _saved(self, version: Version) -> None:
+        self._is_saved = True
+
+    def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
+        left = np.flatnonzero(live)
+        rows, _ = rows_of(self._rows.offsets[left], self._rows.offsets[left + 1])
+        compacted = RaggedRows()
+        lengths = np.diff(self._rows.offsets)[left]
+        compacted.append(lengths.tolist(), terms=self._rows["terms"][rows])
+        self._write_rows(draft, compacted)
+        numbers = (np.cumsum(live) - 1).astype(np.int32)
+        weights = self._current_weights()
+        save_arrays(
+            draft.path / _WEIGHTS,
+            weights._replace(documents=numbers[weights.documents])._asdict(),
+        )
+
+    def _read(self, version: Version) -> None:
+        self._rows = map_rows(version.path / _TERMS, {"terms": np.int32})
+        check_rows(version.path, self._rows, self._storage.ids.rows)
+        self._tokenizer = Tokenizer(self.settings, read_json(version.path / _VOCABULARY))
+        self._weights = None
+        if _WEIGHTS in version.files:
+            self._weights = self._map_weights(version.path / _WEIGHTS)
+        self._is_saved = True
+
+    def _map_weights(self, path: Path) -> _Weights:
+        arrays = map_arrays(path)
+        weights = _Weights(
+            starts=expect(path, arrays, "starts", np.int64),
+            documents=expect(path, arrays, "documents", np.int32),
+            weights=expect(path, arrays, "weights", np.float32),
+            absent=expect(path, arrays, "absent", np.float32),
+        )
+        terms, entries = len(self._tokenizer.terms), len(weights.documents)
+        if (
+            len(weights.starts) != terms + 1
+            or len(weights.absent) != terms
+            or len(weights.weights) != entries
+            or weights.starts[-1] != entries
+        ):
+            raise IndexFilesError(f"{path}: not for {terms} terms: rebuild the index")
+        return weights
+
+    def _check(self, version: Path) -> None:
+        offsets, terms = self._rows.offsets, self._rows["terms"]
+        if (np.diff(offsets) < 0).any() or not _is_below(terms, len(self._tokenizer.terms)):
+            raise IndexFilesError(f"{version / _TERMS}: terms out of range: rebuild the index")
+        weights = self._current_weights()
+        if (np.diff(weights.starts) < 0).any() or not _is_below(weights.documents, len(self._rows)):
+            raise IndexFilesError(f"{version / _WEIGHTS}: entries out of range: rebuild the index")
+
+
+def _is_below(numbers: NDArray[np.int32], end: int) -> bool:
+    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < end)
 
 
 def _check_texts(texts: Sequence[str]) -> None:
@@ -226,7 +292,7 @@ class _Rows(Sequence[list[int]]):
 
     def __init__(self, rows: RaggedRows, documents: NDArray[np.int64]) -> None:
         self._starts, self._ends = rows.offsets[:-1][documents], rows.offsets[1:][documents]
-        self._terms = rows["terms"] if self.has_terms() else np.empty(0, np.int32)
+        self._terms = rows["terms"]
 
     def __len__(self) -> int:
         return len(self._starts)

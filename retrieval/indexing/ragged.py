@@ -31,6 +31,19 @@ class RaggedRows:
         for name, part in columns.items():
             self._parts.setdefault(name, []).append(part)
 
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Of all columns and the offsets."""
+        return int(self.offsets.nbytes) + sum(self[name].nbytes for name in self.names())
+
+    def names(self) -> list[str]:
+        """Of the columns."""
+        return list({**self._columns, **self._parts})
+
     def __getitem__(self, name: str) -> Array:
         parts = self._parts.pop(name, None)
         if parts:
@@ -49,8 +62,7 @@ class RaggedRows:
 
     def arrays(self) -> dict[str, Array]:
         """All columns by name, and the offsets as "offsets": what a file of them holds."""
-        names = {**self._columns, **self._parts}
-        return {**{name: self[name] for name in names}, "offsets": self.offsets}
+        return {**{name: self[name] for name in self.names()}, "offsets": self.offsets}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> RaggedRows:

@@ -1,28 +1,44 @@
 """An index on disk: a folder of complete versions and one pointer that names the current one.
 
     INDEX/CURRENT                      "000002", replaced atomically
+    INDEX/LOCK                         locked by the writer, with its process id
     INDEX/versions/000002/manifest.json  kind, parameters, model, size and SHA-256 of every file
     INDEX/versions/000002/...            arrays, ids, stored documents
 
-A crash at any moment leaves CURRENT naming a complete version, the old one or the new one.
+A crash at any moment leaves CURRENT naming a complete version, the old one or the new one. Files
+never change once they are written: a version shares those that are as they were with the version
+that it was made from, by hard links, so that a commit reads and writes only what is new.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.files import atomic_write, read_json, sha256, sync_folder, write_json
+from retrieval.indexing.locking import WriterLock
 from retrieval.records import ModelReference
 
-FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+
+
+class FileEntry(NamedTuple):
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +49,53 @@ class Manifest:
     count: int
     parameters: dict[str, Any]
     model: ModelReference | None
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    """By name; `commit` fills it in."""
+
+
+class Version(NamedTuple):
+    """A complete version."""
+
+    path: Path
+    files: Collection[str]
+    """The names in its manifest; whatever else lies in the folder is none of its business."""
+
+    def numbered(self, pattern: str) -> list[tuple[int, str]]:
+        """The numbers and names that match, such as r"ids\\.(\\d+)\\.safetensors", ascending."""
+        found = ((re.fullmatch(pattern, name), name) for name in self.files)
+        return sorted((int(match[1]), name) for match, name in found if match)
+
+
+class Draft:
+    """A version that is being written.
+
+    Attributes:
+        path: its folder; files are written there under new names.
+    """
+
+    def __init__(self, path: Path, parent: Version | None, entries: Mapping[str, FileEntry]):
+        self.path = path
+        self.kept: dict[str, FileEntry] = {}
+        self._parent = parent
+        self._entries = entries
+
+    def keep(self, name: str) -> None:
+        """Take a file over from the version that this one is made from, as it is."""
+        assert self._parent is not None, "the first version has nothing to keep"
+        self.kept[name] = self._entries[name]
+        link(self._parent.path / name, self.path / name)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+        with open(target, "rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def current_version(folder: Path) -> Path:
@@ -44,9 +107,9 @@ def current_version(folder: Path) -> Path:
     pointer = folder / "CURRENT"
     if not pointer.is_file():
         raise IndexFilesError(f"{folder}: no index here (no file CURRENT)")
-    name = pointer.read_text("utf-8").strip()
+    name = pointer.read_bytes()[:100].decode("utf-8", "replace").strip()
     version = folder / "versions" / name
-    if not name.isdigit() or not version.is_dir():
+    if not re.fullmatch(r"[0-9]+", name) or not version.is_dir():
         raise IndexFilesError(f"{folder}: CURRENT names the version {name!r}, which is not there")
     return version
 
@@ -59,35 +122,42 @@ def read_manifest(folder: Path, version: Path | None = None) -> Manifest:
         version: one of its versions, in place of the current one.
 
     Raises:
-        IndexFilesError: there is no index, a file is missing or has another size, or the format
-            is of a newer release.
+        IndexFilesError: there is no index, its manifest was changed, a file is missing or has
+            another size, or the format is of another release.
     """
     version = version or current_version(folder)
+    path = version / MANIFEST
     try:
-        fields = read_json(version / "manifest.json")
-        format_version, files, model = fields["format_version"], fields["files"], fields["model"]
+        fields = read_json(path)
+        format_version = fields["format_version"]
+        if format_version == FORMAT_VERSION and fields.pop("sha256") != manifest_checksum(fields):
+            raise IndexFilesError("changed since it was written")
+        model = fields["model"]
         manifest = Manifest(
             kind=fields["kind"],
             count=fields["count"],
             parameters=fields["parameters"],
             model=ModelReference(**model) if model else None,
+            files={name: FileEntry(**entry) for name, entry in fields["files"].items()},
         )
-        sizes = {name: entry["bytes"] for name, entry in files.items()}
     except (RetrievalError, AttributeError, KeyError, TypeError) as error:
-        raise IndexFilesError(
-            f"{version / 'manifest.json'}: damaged ({error}): rebuild the index"
-        ) from error
+        raise IndexFilesError(f"{path}: damaged ({error}): rebuild the index") from error
     if format_version > FORMAT_VERSION:
         raise IndexFilesError(
             f"{folder}: format {format_version} is newer than this release reads "
             f"({FORMAT_VERSION}): upgrade modernbert-retrieval"
         )
-    for name, expected in sizes.items():
-        path = version / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected:
+    if format_version < FORMAT_VERSION:
+        raise IndexFilesError(
+            f"{folder}: format {format_version} is of an older release: index the corpus or its "
+            f"embeddings again with `retrieval index ... --output {folder} --overwrite`"
+        )
+    for name, entry in manifest.files.items():
+        file = version / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.bytes:
             found = "is missing" if size is None else f"has {size} bytes"
-            raise IndexFilesError(f"{path}: {found}, expected {expected}: rebuild the index")
+            raise IndexFilesError(f"{file}: {found}, expected {entry.bytes}: rebuild the index")
     return manifest
 
 
@@ -97,7 +167,7 @@ def check_bytes(version: Path, name: str | None = None) -> None:
     Raises:
         IndexFilesError: a file differs from what was written.
     """
-    files = read_json(version / "manifest.json")["files"]
+    files = read_json(version / MANIFEST)["files"]
     for each in [name] if name else files:
         if sha256(version / each) != files[each]["sha256"]:
             raise IndexFilesError(
@@ -107,53 +177,78 @@ def check_bytes(version: Path, name: str | None = None) -> None:
 
 
 def commit(
-    folder: Path,
+    lock: WriterLock,
     manifest: Manifest,
-    write: Callable[[Path], None],
+    write: Callable[[Draft], None],
     *,
     replaces: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a new version and make it the current one; older versions are removed.
 
+    Readers that have an older version open keep its files: they are mapped. Where writing fails,
+    as on a full disk, the old version stays the current one and nothing is left of the new one.
+
     Args:
-        folder: the index; created if missing.
+        lock: of the index.
         manifest: what to record; sizes and checksums are added here.
-        write: fills the empty folder that it is given.
-        replaces: the version that the new one was made from; None where it is the first.
+        write: fills a draft with files that are new, and those that are kept.
+        replaces: the version that the new one is made from; None where it is the first.
         overwrite: replace whatever is current, without a look at `replaces`.
 
     Returns:
         The folder of the new version.
 
     Raises:
-        IndexFilesError: somebody else is writing, or the current version is not `replaces`, so
-            that somebody's changes would be lost.
+        IndexFilesError: the current version is not `replaces`, so that somebody's changes would
+            be lost. The lock rules it out, but where the file system does not keep locks.
     """
+    assert lock.is_held, "only the holder of the lock may write"
+    folder = lock.folder
     versions = folder / "versions"
-    versions.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(folder):
-        if not overwrite:
-            _check_current(folder, replaces)
-        taken = [int(path.name) for path in versions.iterdir() if path.name.isdigit()]
-        name = f"{max(taken, default=0) + 1:06d}"
-        draft = versions / f".{name}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        try:
-            write(draft)
-            _write_manifest(draft, manifest)
-            draft.rename(versions / name)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+    versions.mkdir(exist_ok=True)
+    if not overwrite:
+        _check_current(folder, replaces)
+    entries = read_manifest(folder, replaces).files if replaces else {}
+    taken = [int(path.name) for path in versions.iterdir() if path.name.isdigit()]
+    version = versions / f"{max(taken, default=0) + 1:06d}"
+    draft = Draft(
+        versions / f".{version.name}.draft",
+        Version(replaces, entries) if replaces else None,
+        entries,
+    )
+    shutil.rmtree(draft.path, ignore_errors=True)
+    draft.path.mkdir()
+    try:
+        write(draft)
+        _write_manifest(draft, manifest)
+        draft.path.rename(version)
         sync_folder(versions)
         with atomic_write(folder / "CURRENT") as stream:
-            stream.write(f"{name}\n".encode())
-        for path in versions.iterdir():
-            if path.name != name:
-                shutil.rmtree(path, ignore_errors=True)
-    return versions / name
+            stream.write(f"{version.name}\n".encode())
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if not _is_current(folder, version):
+            shutil.rmtree(version, ignore_errors=True)
+        raise
+    logger.debug("%s: version %s", folder, version.name)
+    remove_others(folder)
+    return version
+
+
+def remove_others(folder: Path) -> None:
+    """Remove all but the current version, and what killed writers left; for the lock's holder."""
+    versions = folder / "versions"
+    for path in versions.iterdir() if versions.is_dir() else ():
+        if not _is_current(folder, path):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".CURRENT.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _is_current(folder: Path, version: Path) -> bool:
+    pointer = folder / "CURRENT"
+    return pointer.is_file() and pointer.read_bytes().strip() == version.name.encode()
 
 
 def _check_current(folder: Path, expected: Path | None) -> None:
@@ -165,38 +260,29 @@ def _check_current(folder: Path, expected: Path | None) -> None:
         )
 
 
-def _write_manifest(draft: Path, manifest: Manifest) -> None:
+def _write_manifest(draft: Draft, manifest: Manifest) -> None:
     """Describe the files of a draft, once every byte of them is on disk."""
-    files = {}
-    for path in sorted(draft.iterdir()):
+    files = {name: entry._asdict() for name, entry in draft.kept.items()}
+    for path in sorted(draft.path.iterdir()):
+        if path.name in files:
+            continue
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(
-        draft / "manifest.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "kind": manifest.kind,
-            "count": manifest.count,
-            "parameters": manifest.parameters,
-            "model": manifest.model._asdict() if manifest.model else None,
-            "files": files,
-        },
-    )
+    fields = {
+        "format_version": FORMAT_VERSION,
+        "kind": manifest.kind,
+        "count": manifest.count,
+        "parameters": manifest.parameters,
+        "model": manifest.model._asdict() if manifest.model else None,
+        "files": files,
+    }
+    write_json(draft.path / MANIFEST, fields | {"sha256": manifest_checksum(fields)})
 
 
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system gives back even if this process is killed."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise IndexFilesError(f"{folder}: another writer is saving this index") from error
-        yield
-    finally:
-        os.close(descriptor)
+def manifest_checksum(fields: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest, whatever the order and the spaces it is written with."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def index_bytes(folder: Path) -> int:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.errors import InputError
+from retrieval.errors import DuplicateIdError, InputError
 from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch
+from retrieval.indexing.versions import current_version, index_bytes
 from retrieval.records import Document
 from tests.indexing.cases import CASES, VECTOR_CASES, Case, K, check, each_of
 from tests.indexing.worlds import single_vectors, texts
@@ -70,6 +71,7 @@ def test_deleted_documents_are_never_found(case: Case, tmp_path: Path) -> None:
     index.delete(best)
     check(case, index.search(world.queries, K), left)
     index.save()
+    index.close()
     reopened = open_index(tmp_path / "index", writable=True)
     assert len(reopened) == len(left)
     assert not any(each in reopened for each in best)
@@ -158,6 +160,7 @@ def test_an_empty_index_can_be_saved_and_filled(case: Case, tmp_path: Path) -> N
     world = case.world()
     empty = index_class(case.kind).build(tmp_path / "index", [], settings=case.settings)
     assert empty.search(world.queries, K) == [[]] * len(world.queries)
+    empty.close()
     index = open_index(tmp_path / "index", writable=True)
     assert len(index) == 0
     index.add(world.ids, world.items)
@@ -188,6 +191,104 @@ def test_stored_documents_stay_with_their_ids(case: Case, tmp_path: Path) -> Non
             each.document("d150")
 
 
+@each_of(CASES)
+def test_a_deletion_alone_writes_nothing_but_which_rows_are_deleted(
+    case: Case, tmp_path: Path
+) -> None:
+    index = case.build(tmp_path / "index")
+    before = inodes(tmp_path / "index")
+    index.delete(["d3"])
+    index.save()
+    after = inodes(tmp_path / "index")
+    # BM25's weights depend on all documents: they are computed again when they are needed.
+    gone = {"weights.safetensors"} if case.kind == "lexical" else set()
+    assert before.keys() - after.keys() == gone
+    assert after.keys() - before.keys() == {"deleted.safetensors"}
+    assert all(after[name] == before[name] for name in before.keys() & after.keys())
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    version = current_version(folder)
+    return {
+        path.name: path.stat().st_ino for path in version.iterdir() if path.name != "manifest.json"
+    }
+
+
+@each_of(CASES)
+def test_compaction_leaves_the_hits_alone_and_drops_the_deleted(case: Case, tmp_path: Path) -> None:
+    world = case.world()
+    index = case.build(tmp_path / "index")
+    bytes_before = index_bytes(tmp_path / "index")
+    gone = range(0, len(world.ids), 3)
+    index.delete([world.ids[row] for row in gone])
+    index.save()
+    before = index.search(world.queries, K)
+    index.compact()
+    assert index_bytes(tmp_path / "index") < 0.9 * bytes_before
+    for each in (index, open_index(tmp_path / "index")):
+        for ours, theirs in zip(each.search(world.queries, K), before, strict=True):
+            if case.name == "faiss-hnsw":  # its graph is another one
+                continue
+            assert [hit.document_id for hit in ours] == [hit.document_id for hit in theirs]
+            np.testing.assert_allclose(
+                [hit.score for hit in ours], [hit.score for hit in theirs], atol=1e-4
+            )
+    if case.kind != "lexical":
+        left = [row for row in range(len(world.ids)) if row not in gone]
+        check(case, index.search(world.queries, K), left)
+    index.add([world.ids[row] for row in gone], world.take(gone))
+    index.save()
+    check(case, index.search(world.queries, K))
+
+
+@each_of(CASES)
+def test_compaction_of_nothing_left_makes_an_empty_index(case: Case, tmp_path: Path) -> None:
+    world = case.world()
+    index = case.build(tmp_path / "index", range(280))
+    index.delete(world.ids[:280])
+    index.compact()
+    assert open_index(tmp_path / "index").search(world.queries, K) == [[]] * len(world.queries)
+    index.add(world.ids, world.items)
+    index.save()
+    # FAISS keeps what it has learned from the first documents.
+    if case.name != "faiss-ivf-pq":
+        check(case, open_index(tmp_path / "index").search(world.queries, K))
+
+
+@each_of(CASES)
+def test_upsert_replaces_what_is_there_and_adds_the_rest(case: Case, tmp_path: Path) -> None:
+    world = case.world()
+    rows = range(len(world.ids))
+    index = case.build(tmp_path / "index", rows[: len(rows) // 2])
+    # The wrong contents first, under ids that are there and ids that are not.
+    wrong, ids = world.take(rows[:40]), [world.ids[row] for row in (*rows[20:40], *rows[-20:])]
+    index.upsert(ids, wrong)
+    index.save()
+    assert len(index) == len(rows) // 2 + 20
+    index.upsert(world.ids, world.items)
+    index.save()
+    assert len(index) == len(rows)
+    check(case, open_index(tmp_path / "index").search(world.queries, K))
+    with pytest.raises(DuplicateIdError, match="'d1'"):
+        index.upsert(["d1", "d1"], world.take([1, 2]))
+
+
+@each_of(CASES)
+def test_a_reader_keeps_what_it_opened(case: Case, tmp_path: Path) -> None:
+    world = case.world()
+    index = case.build(tmp_path / "index")
+    reader = open_index(tmp_path / "index")
+    before = reader.search(world.queries, K)
+    index.delete(world.ids[:100])
+    index.save()
+    index.compact()
+    index.upsert(world.ids[50:60], world.take(range(10)))
+    index.save()
+    assert reader.search(world.queries, K) == before
+    assert len(reader) == len(world.ids)
+    assert "d1" in reader
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "delete", "save"]), st.integers(0, 39)), max_size=25)
 )
@@ -204,6 +305,7 @@ def test_any_order_of_changes_gives_the_documents_that_are_left(
     for change, row in changes:
         if change == "save":
             index.save()
+            index.close()
             index = open_index(folder / "changed", writable=True)
         elif change == "add" and row not in left:
             index.add([f"d{row}"], world.take([row]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch
 from retrieval.records import ModelReference
 from tests.indexing.cases import CASES, VECTOR_CASES, Case, K, check, each_of
+from tests.indexing.damage import change_manifest
 from tests.indexing.worlds import WIDTH, multi_vectors, single_vectors
 
 TINY_MODEL = ModelReference("models/tiny", "a" * 64, False, WIDTH)
@@ -153,27 +155,32 @@ def test_an_index_is_overwritten_only_when_asked(case: Case, tmp_path: Path) -> 
 
 
 @each_of(CASES)
-def test_two_writers_do_not_lose_each_others_changes(case: Case, tmp_path: Path) -> None:
-    case.build(tmp_path / "index")
-    first = open_index(tmp_path / "index", writable=True)
-    second = open_index(tmp_path / "index", writable=True)
-    first.delete(["d1"])
-    first.save()
-    second.delete(["d2"])
-    with pytest.raises(IndexFilesError, match="another writer"):
-        second.save()
+def test_a_second_writer_is_refused_until_the_first_has_closed(case: Case, tmp_path: Path) -> None:
+    built = case.build(tmp_path / "index")
+    with pytest.raises(IndexFilesError, match=rf"this process \({os.getpid()}\) is writing"):
+        open_index(tmp_path / "index", writable=True)
+    with pytest.raises(IndexFilesError, match="is writing"):
+        case.build(tmp_path / "index", overwrite=True)
+    built.delete(["d1"])
+    built.save()
     assert "d1" not in open_index(tmp_path / "index")
-    first.delete(["d3"])
-    first.save()
-    assert "d3" not in open_index(tmp_path / "index")
+    built.close()
+    with pytest.raises(ReadOnlyError, match="closed"):
+        built.delete(["d2"])
+    with open_index(tmp_path / "index", writable=True) as second:
+        second.delete(["d3"])
+        second.save()
+    third = open_index(tmp_path / "index", writable=True)
+    assert [each for each in ("d1", "d2", "d3") if each in third] == ["d2"]
+    del third
+    open_index(tmp_path / "index", writable=True).close()
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'annoy'.*exact, faiss, lexical, plaid"):
         index_class("annoy")
     CASES[0].build(tmp_path / "index")
-    manifest = next((tmp_path / "index" / "versions").iterdir()) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"exact"', '"annoy"'))
+    change_manifest(tmp_path / "index", kind="annoy")
     with pytest.raises(IndexFilesError, match="'annoy'"):
         open_index(tmp_path / "index")
 

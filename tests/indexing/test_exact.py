@@ -75,6 +75,7 @@ def test_single_vectors_and_multi_vectors_do_not_mix(tmp_path: Path) -> None:
     index = ExactIndex.build(tmp_path / "index", [Batch(["a"], np.ones((1, 3)))])
     with pytest.raises(ShapeError, match="not both"):
         index.add(["b"], [np.ones((2, 3))])
+    index.close()
     reopened = ExactIndex.open(tmp_path / "index", writable=True)
     with pytest.raises(ShapeError, match="not both"):
         reopened.add(["b"], [np.ones((2, 3))])

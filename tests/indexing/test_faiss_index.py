@@ -175,7 +175,7 @@ def test_a_factory_that_cannot_serve_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tmp_path / "index", vectors, factory=factory)
-    assert not (tmp_path / "index").exists()
+    assert not (tmp_path / "index" / "CURRENT").exists()
 
 
 def test_settings_below_one_are_refused() -> None:
@@ -186,10 +186,8 @@ def test_settings_below_one_are_refused() -> None:
 
 
 def test_the_same_seed_gives_the_same_index(vectors: Matrix, tmp_path: Path) -> None:
-    paths = [
-        build(tmp_path / name, vectors, factory="IVF16,PQ8", sample=1000, seed=seed)._version
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    ]
-    first, second, other = ((path or tmp_path) / "index.faiss" for path in paths)
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        build(tmp_path / name, vectors, factory="IVF16,PQ8", sample=1000, seed=seed)
+    first, second, other = (current_version(tmp_path / name) / "index.faiss" for name in "abc")
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes() != other.read_bytes()

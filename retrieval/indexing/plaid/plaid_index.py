@@ -13,10 +13,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config import to_mapping
 from retrieval.errors import ConfigError
-from retrieval.files import map_arrays, save_arrays
+from retrieval.indexing.batches import even_batches
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
+from retrieval.indexing.plaid.codec_file import CODEC, read_codec, save_codec
+from retrieval.indexing.plaid.compaction import (
+    DRIFT,
+    OUTGROWN,
+    live_tokens,
+    residual_energy,
+    save_encoded,
+)
 from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
@@ -27,13 +36,30 @@ from retrieval.indexing.plaid.searcher import (
     make_searcher,
 )
 from retrieval.indexing.plaid.segment import Segment, make_segment
+from retrieval.indexing.plaid.segment_files import (
+    PATTERN,
+    check_segment,
+    joined,
+    map_segment,
+    name_after,
+    save_segments,
+    segment_name,
+)
+from retrieval.indexing.plaid.unfinished_build import Digest, UnfinishedBuild, pieces, total_tokens
 from retrieval.indexing.sampling import RowSample
+from retrieval.indexing.saved_rows import check_rows, first_merged
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
+from retrieval.indexing.versions import Draft, Version
 
 logger = logging.getLogger(__name__)
 
 _TOKENS_PER_CENTROID = 16
 """Tokens that a centroid is trained on; more of them cost time and gain nothing measurable."""
+_ENCODED_AT_ONCE = 1 << 16
+_JOINED_TOKENS = 1 << 18
+"""Segments in memory are joined up to so many tokens: more save no search and cost copies."""
+_FLUSHED_TOKENS = 1 << 19
+"""A build holds so many encoded tokens in memory: 40 MB of 4 bits at width 128."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +132,72 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def __init__(self, settings: PlaidSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._codec: ResidualCodec | None = None
+        self._energy: float | None = None
+        """Of the residuals when the codec was new; None while it is."""
         self._nearest: Nearest | None = None
         self._segments: list[Segment] = []
+        """The saved ones, then those that were added since."""
+        self._names: list[str] = []
+        """The files of the saved ones."""
+        self._mapped = 0
+        """So many of the segments are in files."""
+        self._encoded_rows = 0
+        """Of a build that goes on: so many rows are in segments already."""
         self._searcher: NumpySearcher | NativeSearcher | None = None
 
+    def _build(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
+        """Learn and encode, with no more tokens in memory than the settings say.
+
+        Segments of some 500,000 tokens go to disk. Where the same build was killed, those that are
+        there are taken as they are.
+        """
+        batches = list(batches) if iter(batches) is batches else batches
+        digest = Digest()
+        sample = self._sample(digest.over(even_batches(batches)))
+        assert self.folder is not None, "a build has a folder"
+        model = self.model.fingerprint if self.model else None
+        plan = {"settings": to_mapping(self.settings), "model": model, "of": digest.hexdigest()}
+        unfinished = UnfinishedBuild(self.folder / "versions", plan)
+        codec = unfinished.path / CODEC
+        if unfinished.is_resumed and codec.is_file():
+            self._codec, _ = read_codec(codec)
+        else:
+            self._codec = self._train(sample)
+            if self._codec is not None:
+                save_codec(codec, self._codec, 0.0)
+        del sample
+        self._segments = [map_segment(path, self._codec) for path in unfinished.segments()]
+        self._encoded_rows = sum(segment.documents for segment in self._segments)
+        if self._encoded_rows:
+            logger.info("%s: %d documents were encoded before", self.folder, self._encoded_rows)
+        self._mapped = len(self._segments)
+        for batch in pieces(batches, _ENCODED_AT_ONCE):
+            self.add(batch.ids, batch.items, documents=batch.documents)
+            if total_tokens(self._segments[self._mapped :]) >= _FLUSHED_TOKENS:
+                path = unfinished.path / segment_name(self._mapped + 1)
+                save_segments(path, self._segments[self._mapped :])
+                self._segments[self._mapped :] = [map_segment(path, self._codec)]
+                self._mapped += 1
+
     def _learn(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
-        settings = self.settings
-        sample = RowSample(settings.sample_tokens, settings.seed)
+        self._codec = self._train(self._sample(batches))
+
+    def _sample(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> RowSample:
+        sample = RowSample(self.settings.sample_tokens, self.settings.seed)
         width = None
         for batch in batches:
-            for item in check_multi_vectors(batch.ids, batch.items, width):
-                width = item.shape[1]
-                if len(item):
-                    sample.add(item)
+            for each, item in zip(batch.ids, batch.items):
+                (checked,) = check_multi_vectors([each], [item], width)
+                width = checked.shape[1]
+                if len(checked):
+                    sample.add(checked)
+        return sample
+
+    def _train(self, sample: RowSample) -> ResidualCodec | None:
+        """Learn centroids and residual values; None from no tokens."""
         if not sample.seen:
-            return
+            return None
+        settings = self.settings
         tokens = _units(sample.rows())
         count = self._centroid_count(sample.seen, len(tokens))
         trained_on = np.linspace(
@@ -132,8 +209,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             tokens, count, iterations=settings.iterations, seed=settings.seed, search=search
         )
         codes = search(centroids).nearest(tokens)
-        self._codec = ResidualCodec.fit(centroids, tokens, codes, settings.bits)
         logger.info("%d centroids from %d of %d tokens", count, len(tokens), sample.seen)
+        return ResidualCodec.fit(centroids, tokens, codes, settings.bits)
 
     def _centroid_count(self, tokens: int, sampled: int) -> int:
         wanted: int | str = self.settings.centroids
@@ -148,6 +225,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         return wanted
 
     def _append(self, ids: Sequence[str], items: Sequence[Vectors]) -> None:
+        if self._storage.ids.rows < self._encoded_rows:
+            return
         checked = check_multi_vectors(ids, items, self._codec.width if self._codec else None)
         lengths = [len(item) for item in checked]
         if self._codec is None:
@@ -158,14 +237,22 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         if self._nearest is None:
             self._nearest = make_centroid_search(self._codec.centroids, self.settings.engine)
         tokens = np.concatenate(checked)
-        # The nearest centroid depends on the direction alone, so that lengths need no division.
-        codes = self._nearest.nearest(tokens)
-        encoded = encode_tokens(self._codec, tokens, codes, self.settings.engine)
+        encoded = self._encode(self._codec, self._nearest, tokens)
         kept = tokens if self.settings.keep_tokens else None
         self._add_segment(make_segment(lengths, encoded, kept))
 
+    def _encode(self, codec: ResidualCodec, nearest: Nearest, tokens: Floats) -> EncodedTokens:
+        # The nearest centroid depends on the direction alone, so that lengths need no division.
+        return encode_tokens(codec, tokens, nearest.nearest(tokens), self.settings.engine)
+
     def _add_segment(self, segment: Segment) -> None:
-        self._segments.append(segment)
+        """Add documents, and join them with those before that are no more and not saved."""
+        added = self._segments[self._mapped :]
+        sizes = [len(each.codes) for each in added]
+        first = first_merged(sizes, len(segment.codes), limit=_JOINED_TOKENS)
+        if first < len(added):
+            segment = joined([*added[first:], segment])
+        self._segments[self._mapped + first :] = [segment]
         self._searcher = None
 
     def _search(
@@ -215,17 +302,92 @@ class PlaidIndex(Index[Sequence[Vectors]]):
                 return positions, scores
             effort = effort._replace(probes=min(most, 2 * effort.probes))
 
-    def _write(self, version: Path) -> None:
-        if self._codec is not None:
-            save_arrays(version / "codec.safetensors", self._codec.arrays())
-        for number, segment in enumerate(self._segments):
-            save_arrays(version / f"segment-{number:06d}.safetensors", segment.arrays())
+    def _write(self, draft: Draft) -> None:
+        if self._energy is not None:
+            draft.keep(CODEC)
+        elif self._codec is not None:
+            energy = residual_energy(self._codec, self._segments)
+            save_codec(draft.path / CODEC, self._codec, energy)
+        saved = len(self._names)
+        sizes = [len(segment.codes) for segment in self._segments]
+        added = sum(sizes[saved:])
+        first = first_merged(sizes[:saved], added) if len(self._segments) > saved else saved
+        for name in self._names[:first]:
+            draft.keep(name)
+        if len(self._segments) > saved:
+            save_segments(draft.path / name_after(self._names), self._segments[first:])
 
-    def _read(self, version: Path) -> None:
-        if (version / "codec.safetensors").is_file():
-            self._codec = ResidualCodec.from_arrays(map_arrays(version / "codec.safetensors"))
-        for path in sorted(version.glob("segment-*.safetensors")):
-            self._segments.append(Segment.from_arrays(map_arrays(path)))
+    def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
+        if not live.any():
+            return
+        bounds = np.cumsum([segment.documents for segment in self._segments])[:-1]
+        masks = np.split(live, bounds)
+        if self._codec is not None and self._should_learn_anew(self._codec, masks):
+            self._write_learned_anew(draft, self._codec, masks)
+            return
+        if self._codec is not None:
+            draft.keep(CODEC)
+        save_segments(draft.path / name_after(self._names), self._segments, masks)
+
+    def _should_learn_anew(self, codec: ResidualCodec, masks: list[NDArray[np.bool_]]) -> bool:
+        """Whether tokens are farther from the centroids than they were, or far more."""
+        assert self._energy is not None, "only what was saved is compacted"
+        lengths = [np.diff(segment.offsets) for segment in self._segments]
+        tokens = sum(int(each[mask].sum()) for each, mask in zip(lengths, masks))
+        sampled = min(tokens, self.settings.sample_tokens)
+        if not sampled or (self.settings.centroids != "auto" and self.settings.centroids > sampled):
+            return False
+        energy = residual_energy(codec, self._segments)
+        count = self._centroid_count(tokens, sampled)
+        is_drifted = energy > DRIFT * self._energy
+        is_outgrown = count >= OUTGROWN * len(codec.centroids)
+        logger.info(
+            "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
+            energy,
+            self._energy,
+            len(codec.centroids),
+            count,
+            ": learning anew" if is_drifted or is_outgrown else "",
+        )
+        return is_drifted or is_outgrown
+
+    def _write_learned_anew(
+        self, draft: Draft, old: ResidualCodec, masks: list[NDArray[np.bool_]]
+    ) -> None:
+        """Write the documents that are left, encoded by what is learned from them."""
+        sample = RowSample(self.settings.sample_tokens, self.settings.seed)
+        for _, tokens in live_tokens(old, self._segments, masks):
+            sample.add(tokens)
+        codec = self._train(sample)
+        del sample
+        if codec is None:
+            save_segments(draft.path / name_after(self._names), self._segments, masks)
+            return
+        nearest = make_centroid_search(codec.centroids, self.settings.engine)
+        energy = save_encoded(
+            draft.path / name_after(self._names),
+            codec,
+            live_tokens(old, self._segments, masks),
+            partial(self._encode, codec, nearest),
+            keep_tokens=self.settings.keep_tokens,
+        )
+        save_codec(draft.path / CODEC, codec, energy)
+
+    def _read(self, version: Version) -> None:
+        self._codec = self._energy = self._nearest = self._searcher = None
+        self._encoded_rows = 0
+        if CODEC in version.files:
+            self._codec, self._energy = read_codec(version.path / CODEC)
+        self._names = [name for _, name in version.numbered(PATTERN)]
+        self._segments = [map_segment(version.path / name, self._codec) for name in self._names]
+        self._mapped = len(self._segments)
+        rows = sum(segment.documents for segment in self._segments)
+        check_rows(version.path, range(rows), self._storage.ids.rows)
+
+    def _check(self, version: Path) -> None:
+        centroids = len(self._codec.centroids) if self._codec else 0
+        for name, segment in zip(self._names, self._segments):
+            check_segment(version / name, segment, centroids)
 
 
 def _no_tokens() -> EncodedTokens:

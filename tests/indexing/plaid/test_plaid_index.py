@@ -183,6 +183,7 @@ def test_an_empty_index_learns_from_the_first_documents(
     index.add(["empty"], [np.empty((0, 13), np.float32)])
     assert index.search(queries, 3) == [[]] * 20
     index.save()
+    index.close()
     index = PlaidIndex.open(tmp_path / "plaid", writable=True)
     index.add(IDS, documents)
     index.save()
