@@ -14,6 +14,8 @@ from retrieval.records import ModelReference
 if TYPE_CHECKING:
     from retrieval.indexing.exact import ExactIndex, ExactSettings
     from retrieval.indexing.faiss_index import FaissIndex, FaissSettings
+    from retrieval.indexing.fusion import FusionSettings, fuse
+    from retrieval.indexing.hybrid import HybridRetriever
     from retrieval.indexing.lexical import LexicalIndex, LexicalSettings
     from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
     from retrieval.indexing.retriever import Passage, Retriever, build_index
@@ -24,6 +26,8 @@ __all__ = [
     "ExactSettings",
     "FaissIndex",
     "FaissSettings",
+    "FusionSettings",
+    "HybridRetriever",
     "Index",
     "LexicalIndex",
     "LexicalSettings",
@@ -32,6 +36,7 @@ __all__ = [
     "PlaidSettings",
     "Retriever",
     "build_index",
+    "fuse",
     "index_class",
     "open_index",
 ]
@@ -47,6 +52,8 @@ _KINDS = {
 _MODULES = {
     "exact": ("ExactIndex", "ExactSettings"),
     "faiss_index": ("FaissIndex", "FaissSettings"),
+    "fusion": ("FusionSettings", "fuse"),
+    "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
     "plaid.plaid_index": ("PlaidIndex", "PlaidSettings"),
     "retriever": ("Passage", "Retriever", "build_index"),
