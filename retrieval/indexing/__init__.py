@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from retrieval.indexing.hybrid import HybridRetriever
     from retrieval.indexing.lexical import LexicalIndex, LexicalSettings
     from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
+    from retrieval.indexing.rerank import RerankingRetriever
     from retrieval.indexing.retriever import Passage, Retriever, build_index
+    from retrieval.indexing.token_vectors import EncodedTokenVectors, StoredTokenVectors
 
 __all__ = [
     "Batch",
+    "EncodedTokenVectors",
     "ExactIndex",
     "ExactSettings",
     "FaissIndex",
@@ -34,7 +37,9 @@ __all__ = [
     "Passage",
     "PlaidIndex",
     "PlaidSettings",
+    "RerankingRetriever",
     "Retriever",
+    "StoredTokenVectors",
     "build_index",
     "fuse",
     "index_class",
@@ -56,7 +61,9 @@ _MODULES = {
     "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
     "plaid.plaid_index": ("PlaidIndex", "PlaidSettings"),
+    "rerank": ("RerankingRetriever",),
     "retriever": ("Passage", "Retriever", "build_index"),
+    "token_vectors": ("EncodedTokenVectors", "StoredTokenVectors"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
