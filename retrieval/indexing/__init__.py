@@ -13,6 +13,7 @@ from retrieval.records import ModelReference
 
 if TYPE_CHECKING:
     from retrieval.indexing.exact import ExactIndex, ExactSettings
+    from retrieval.indexing.explain import Explanation, TokenMatch, explain_texts
     from retrieval.indexing.faiss_index import FaissIndex, FaissSettings
     from retrieval.indexing.fusion import FusionSettings, fuse
     from retrieval.indexing.hybrid import HybridRetriever
@@ -27,6 +28,7 @@ __all__ = [
     "EncodedTokenVectors",
     "ExactIndex",
     "ExactSettings",
+    "Explanation",
     "FaissIndex",
     "FaissSettings",
     "FusionSettings",
@@ -40,7 +42,9 @@ __all__ = [
     "RerankingRetriever",
     "Retriever",
     "StoredTokenVectors",
+    "TokenMatch",
     "build_index",
+    "explain_texts",
     "fuse",
     "index_class",
     "open_index",
@@ -57,6 +61,7 @@ _KINDS = {
 _MODULES = {
     "exact": ("ExactIndex", "ExactSettings"),
     "faiss_index": ("FaissIndex", "FaissSettings"),
+    "explain": ("Explanation", "TokenMatch", "explain_texts"),
     "fusion": ("FusionSettings", "fuse"),
     "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
