@@ -49,7 +49,8 @@ class FaissSettings:
         nprobe: lists that IVF looks at; "auto" is one in 32, and at least 16.
         ef_search: length of HNSW's candidate list; "auto" is 128. Never less than 2 * k.
         ef_construction: the same while HNSW is built.
-        rescored: rows that Binary scores again; "auto" is 200, and at least 10 * k.
+        rescored: rows that Binary scores again; "auto" is one in 1,000, and at least 200 and
+            10 * k.
         sample: vectors that are held in memory to learn lists and codebooks from.
         seed: of the sample and of what is learned. HNSW's links also depend on the order in
             which FAISS's threads finish.
@@ -225,9 +226,10 @@ class FaissIndex(Index[Vectors]):
         """Search as the settings say, and the wider the fewer rows are allowed."""
         core, settings = _core(self._faiss), self.settings
         if self._bits is not None:
-            rescored = 200 if settings.rescored == "auto" else settings.rescored
-            least = 10 * k if settings.rescored == "auto" else k
-            count = min(max(rescored, least), core.ntotal)
+            wanted = settings.rescored
+            if isinstance(wanted, str):
+                wanted = max(200, 10 * k, core.ntotal // 1000)
+            count = min(max(wanted, k), core.ntotal)
             return rescore(core, vectors, self._bits.candidates(vectors, count, selector), k)
         if isinstance(core, faiss.IndexIVF):
             nprobe = max(16, core.nlist // 32) if settings.nprobe == "auto" else settings.nprobe
