@@ -182,24 +182,24 @@ def test_an_opened_index_is_mapped_and_takes_rows_all_the_same(
 ) -> None:
     """FAISS itself ends the process where a mapped array has to grow."""
     build(tmp_path / "index", vectors[:1500], factory=factory)
-    index = FaissIndex.open(tmp_path / "index", writable=True)
-    assert index._file is not None
-    assert index._file.is_mapped
-    before = index.search(queries, 10)
-    # Another writer's version takes the place of the mapped files.
-    other = FaissIndex.open(tmp_path / "index", writable=True)
-    other.delete(["7"])
-    other.save()
-    assert index.search(queries, 10) == before
-    other.add(["7", *map(str, range(1500, 2000))], vectors[[7, *range(1500, 2000)]])
-    other.save()
-    assert not other._file.is_mapped  # type: ignore[union-attr]
-    index.add(["new"], vectors[1999:])
+    reader = FaissIndex.open(tmp_path / "index")
+    writer = FaissIndex.open(tmp_path / "index", writable=True)
+    for each in (reader, writer):
+        assert each._file is not None
+        assert each._file.is_mapped
+    before = reader.search(queries, 10)
+    writer.delete(["7"])
+    # The files that are mapped are no longer there under their names.
+    writer.save()
+    assert reader.search(queries, 10) == before
+    writer.add(["7", *map(str, range(1500, 2000))], vectors[[7, *range(1500, 2000)]])
+    writer.save()
+    assert reader.search(queries, 10) == before
+    reopened = FaissIndex.open(tmp_path / "index")
+    assert len(reopened) == 2000
     query = vectors[1999:] * 3
-    assert "new" in {hit.document_id for hit in index.search(query, 20)[0]}
-    whole = FaissIndex.open(tmp_path / "index").search(query, 20)[0]
-    assert "1999" in {hit.document_id for hit in whole}
-    assert len(FaissIndex.open(tmp_path / "index")) == 2000
+    assert "1999" in {hit.document_id for hit in reopened.search(query, 20)[0]}
+    assert reopened.search(queries, 10) == writer.search(queries, 10)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
