@@ -25,7 +25,7 @@ from typing import Any, Self, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ConfigError, InputError, RetrievalError
+from retrieval.errors import ConfigError, InputError
 from retrieval.indexing.index import Batch, Index
 from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
 from retrieval.indexing.token_scores import maxsim_scores
@@ -114,15 +114,16 @@ class PLAID:
         if named:
             logger.warning("without effect on this PLAID index: %s", ", ".join(named))
         searching = {"probes": n_ivf_probe, "candidates": n_full_scores}
-        given: Any = {name: value for name, value in searching.items() if value is not None}
-        chosen: Any = {"bits": nbits, "iterations": kmeans_niters, "seed": seed, **given}
-        self._settings = PlaidSettings(**chosen)
+        self._searching: Any = {
+            name: value for name, value in searching.items() if value is not None
+        }
+        chosen: Any = {"bits": nbits, "iterations": kmeans_niters, "seed": seed}
+        self._settings = PlaidSettings(**chosen, **self._searching)
         self._folder = Path(index_folder) / index_name
         self._override = override
         self.index: PlaidIndex | None = None
         if not override and (self._folder / "CURRENT").exists():
-            self.index = PlaidIndex.open(self._folder, writable=True)
-            self.index.settings = replace(self.index.settings, **given)
+            self._open()
 
     def add_documents(
         self, documents_ids: str | Sequence[str], documents_embeddings: Embeddings
@@ -133,40 +134,37 @@ class PLAID:
             DuplicateIdError: an id is there already: `update_documents` replaces it.
             InputError: an id is no string, or another number of ids than of documents.
         """
-        ids, items = _listed(documents_ids), _arrays(documents_embeddings)
-        if self.index is None:
-            self.index = PlaidIndex.build(
-                self._folder,
-                [Batch(ids, items)],
-                settings=self._settings,
-                overwrite=self._override,
-            )
-            return self
-        self.index.add(ids, items)
-        self.index.save()
-        return self
+        return self._change((), _listed(documents_ids), _arrays(documents_embeddings))
 
     def remove_documents(self, documents_ids: str | Sequence[str]) -> Self:
         """Remove documents; unknown ids are passed over."""
-        if self.index is not None:
-            self.index.delete([each for each in _listed(documents_ids) if each in self.index])
-            self.index.save()
-        return self
+        return self if self.index is None else self._change(_listed(documents_ids), [], [])
 
     def update_documents(
         self, documents_ids: str | Sequence[str], documents_embeddings: Embeddings
     ) -> Self:
         """Replace documents, and add those that are not there; one change for other readers."""
         ids = _listed(documents_ids)
+        return self._change(ids, ids, _arrays(documents_embeddings))
+
+    def _change(self, gone: Sequence[str], ids: list[str], items: list[Vectors]) -> Self:
+        """Save a change; a failure changes nothing, and others may write before and after."""
         if self.index is None:
-            return self.add_documents(ids, documents_embeddings)
-        self.index.delete([each for each in ids if each in self.index])
-        try:
-            return self.add_documents(ids, documents_embeddings)
-        except RetrievalError:
-            # The old documents, which are gone in memory alone.
-            self.index = PlaidIndex.open(self._folder, writable=True)
-            raise
+            batch: Batch[Sequence[Vectors]] = Batch(ids, items)
+            PlaidIndex.build(
+                self._folder, [batch], settings=self._settings, overwrite=self._override
+            )
+        else:
+            writer = PlaidIndex.open(self._folder, writable=True)
+            writer.delete([each for each in gone if each in writer])
+            writer.add(ids, items)
+            writer.save()
+        self._open()
+        return self
+
+    def _open(self) -> None:
+        self.index = PlaidIndex.open(self._folder)
+        self.index.settings = replace(self.index.settings, **self._searching)
 
     def __call__(
         self,
