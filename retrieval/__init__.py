@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from retrieval.indexing import (
         ExactIndex,
         FaissIndex,
+        HybridRetriever,
         LexicalIndex,
         PlaidIndex,
         Retriever,
@@ -35,6 +36,7 @@ __all__ = [
     "ExactIndex",
     "FaissIndex",
     "Hit",
+    "HybridRetriever",
     "LexicalIndex",
     "MultiVectorEncoder",
     "PlaidIndex",
@@ -58,6 +60,7 @@ _MODULES = {
     "indexing": (
         "ExactIndex",
         "FaissIndex",
+        "HybridRetriever",
         "LexicalIndex",
         "PlaidIndex",
         "Retriever",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -11,12 +12,20 @@ from rich.text import Text
 from retrieval.files import BadLines
 from retrieval.indexing.retriever import Passage
 
+if TYPE_CHECKING:
+    from retrieval.indexing.explain import Explanation
+
 _SHOWN_LINES = 4
 _SHOWN_CHARACTERS = 400
 
 
-def print_passages(console: Console, question: str, passages: Sequence[Passage]) -> None:
-    """Print ranked passages, each with its score, id and first lines."""
+def print_passages(
+    console: Console,
+    question: str,
+    passages: Sequence[Passage],
+    explanations: Sequence[Explanation] | None = None,
+) -> None:
+    """Print ranked passages, each with its score, id, first lines, and why it was found."""
     console.print(Text(question, "bold"))
     if not passages:
         console.print("  nothing found")
@@ -27,6 +36,9 @@ def print_passages(console: Console, question: str, passages: Sequence[Passage])
         lines = passage.text[:_SHOWN_CHARACTERS].splitlines()
         for line in [each for each in lines if each.strip()][:_SHOWN_LINES]:
             console.print(Text(f"     {line}", "dim"), overflow="ellipsis", no_wrap=True)
+        if explanations:
+            for line in str(explanations[rank - 1]).splitlines():
+                console.print(Text(f"     {line}"), overflow="ellipsis", no_wrap=True)
     console.print()
 
 

@@ -1,16 +1,23 @@
-"""`retrieval search`: a question to an index, ranked passages back."""
+"""`retrieval search`: a question to one index or several, ranked passages back."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from retrieval.cli.options import AsJson, Model, ModelOptions, load_model, takes_model_options
 from retrieval.cli.output import print_passages
+from retrieval.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from retrieval.indexing.explain import Explanation
+    from retrieval.indexing.retriever import Passage, Retriever, Searcher
 
 
 @takes_model_options
@@ -19,26 +26,120 @@ def search(
     question: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Passages a question.")] = 10,
     model: Model = None,
+    fuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another index to ask and to fuse with; may come several times."),
+    ] = None,
+    fusion: Annotated[
+        Literal["rrf", "min-max", "z-score"],
+        typer.Option(help="By reciprocal ranks, or by normalised scores."),
+    ] = "rrf",
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Of each index in turn; as many as there are indexes, or none."),
+    ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(help="A multi-vector model that ranks the first --depth by exact MaxSim."),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Hits that are fused or reranked, for each index.")
+    ] = 100,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which tokens matched: multi-vector models.")
+    ] = False,
     as_json: AsJson = False,
     *,
     options: ModelOptions,
 ) -> None:
-    """Print the best passages for a question; the model is the one that the index names."""
-    from retrieval.indexing import open_index
-    from retrieval.indexing.retriever import Retriever
+    """Print the best passages for a question; the model is the one that the index names.
 
-    opened = open_index(index)
-    name = model or (opened.model.name if opened.model else None)
-    remembered = opened.model.options if opened.model else None
-    encoder = load_model(name, options, remembered=remembered) if name else None
-    rankings = Retriever.open(index, encoder=encoder).search(question, k)
+    What changes a model's vectors (--model, --width, ...) is for the first index; the others load
+    theirs as they remember it.
+    """
+    from retrieval.indexing.fusion import FusionSettings
+    from retrieval.indexing.hybrid import HybridRetriever
+    from retrieval.indexing.rerank import RerankingRetriever
+
+    if not fuse and (weight or fusion != "rrf"):
+        raise ConfigError("--fusion and --weight are for several indexes: name them with --fuse")
+    others = _without_reduction(options)
+    retrievers = [_open(index, model, options)]
+    retrievers += [_open(each, None, others) for each in fuse or ()]
+    searcher: Searcher = retrievers[0]
+    if fuse:
+        weights = tuple(weight) if weight else None
+        settings = FusionSettings(method=fusion, weights=weights)
+        searcher = HybridRetriever(retrievers, settings, depth=depth)
+    encoders = [each.encoder for each in retrievers]
+    if rerank:
+        encoder = load_model(rerank, others)
+        encoders.insert(0, encoder)
+        searcher = RerankingRetriever(searcher, encoder, depth=depth)
+    rankings = searcher.search(question, k)
+    reasons = [
+        _explanations(encoders, *pair) if explain else None for pair in zip(question, rankings)
+    ]
     if as_json:
         answers = [
-            {"question": asked, "passages": [passage._asdict() for passage in passages]}
-            for asked, passages in zip(question, rankings)
+            {"question": asked, "passages": _as_objects(passages, explained)}
+            for asked, passages, explained in zip(question, rankings, reasons)
         ]
         print(json.dumps(answers, indent=2, ensure_ascii=False))
         return
     console = Console()
-    for asked, passages in zip(question, rankings):
-        print_passages(console, asked, passages)
+    for asked, passages, explained in zip(question, rankings, reasons):
+        print_passages(console, asked, passages, explained)
+
+
+def _open(folder: Path, model: str | None, options: ModelOptions) -> Retriever:
+    """An index with the model that it names, or with another name of it."""
+    from retrieval.indexing import open_index
+    from retrieval.indexing.retriever import Retriever
+
+    reference = open_index(folder).model
+    name = model or (reference.name if reference else None)
+    remembered = reference.options if reference else None
+    encoder = load_model(name, options, remembered=remembered) if name else None
+    return Retriever.open(folder, encoder=encoder)
+
+
+def _without_reduction(options: ModelOptions) -> ModelOptions:
+    """The options that say how a model runs, without those that change its vectors."""
+    return replace(
+        options,
+        width=None,
+        normalize=False,
+        pool_factor=None,
+        query_length=None,
+        document_length=None,
+    )
+
+
+def _explanations(
+    encoders: Sequence[Any], question: str, passages: Sequence[Passage]
+) -> list[Explanation]:
+    """For each passage, by the first encoder that gives one vector a token."""
+    from retrieval.indexing.explain import explain_texts
+    from retrieval.records import Document
+
+    encoder = next((each for each in encoders if each and each.reference.is_multi_vector), None)
+    if encoder is None:
+        raise ConfigError("--explain needs a multi-vector model: an index of one, or --rerank")
+    if not all(passage.text or passage.title for passage in passages):
+        raise InputError("--explain needs the texts: build the index with its documents")
+    return [
+        explain_texts(encoder, question, Document(each.id, each.text, each.title).contents)
+        for each in passages
+    ]
+
+
+def _as_objects(
+    passages: Sequence[Passage], explained: Sequence[Explanation] | None
+) -> list[dict[str, Any]]:
+    if explained is None:
+        return [passage._asdict() for passage in passages]
+    return [
+        {**passage._asdict(), "explanation": asdict(reason)}
+        for passage, reason in zip(passages, explained)
+    ]

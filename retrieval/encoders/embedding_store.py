@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+
 from retrieval.encoders.protocol import Encoder
 from retrieval.encoders.shards import ShardWriter, Task, cut_shards, is_written, shard_path
 from retrieval.encoders.stored_vectors import StoredDtype, from_stored
@@ -87,14 +89,18 @@ class EmbeddingStore:
         return self._documents
 
     def __iter__(self) -> Iterator[Shard]:
-        for number in range(self._shards):
-            arrays = map_arrays(shard_path(self.folder, number))
+        for arrays in self.shard_arrays():
             documents = [Document(*record) for record in json.loads(arrays["documents"].tobytes())]
             vectors: Any = from_stored(arrays, self.dtype)
             if self.model.is_multi_vector:
                 offsets = arrays["offsets"]
                 vectors = [vectors[start:end] for start, end in pairwise(offsets)]
             yield Shard(documents, vectors)
+
+    def shard_arrays(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Map the arrays of each shard as they are on disk: vectors, offsets, documents, scales."""
+        for number in range(self._shards):
+            yield map_arrays(shard_path(self.folder, number))
 
 
 def is_embedding_store(folder: Path) -> bool:

@@ -286,6 +286,17 @@ class MultiVectorEncoder:
         """Start to encode documents in the background; what is returned gives their vectors."""
         return self._begin(texts, "document", report)
 
+    def prompted(self, texts: list[str], role: Role) -> tuple[list[str], str]:
+        """The texts, and the prompt before each of them, as the model is given them."""
+        prompt = "" if self._is_pylate else self.model.prompts.get(role) or ""
+        if self._inserted_prefixes:
+            # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
+            # Sentence Transformers 6 keeps them, and they would be tokens.
+            prefix = self._inserted_prefixes.get(role, "")
+            texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
+            prompt = prefix
+        return texts, prompt
+
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint in the format of the wrapped model's library."""
         self.model.save_pretrained(str(folder))
@@ -309,13 +320,7 @@ class MultiVectorEncoder:
     def _begin(
         self, texts: list[str], role: Role, report: Report = silent
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        prompt = "" if self._is_pylate else self.model.prompts.get(role) or ""
-        if self._inserted_prefixes:
-            # PyLate cuts the blanks around prompt and text before it inserts the prefix token;
-            # Sentence Transformers 6 keeps them, and they would be tokens.
-            prefix = self._inserted_prefixes.get(role, "")
-            texts = [(prompt.removeprefix(prefix) + text).strip() for text in texts]
-            prompt = prefix
+        texts, prompt = self.prompted(texts, role)
         if self._is_pylate or not self.inference.can_do(prompt, role):
 
             def finish() -> list[NDArray[np.float32]]:

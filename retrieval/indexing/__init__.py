@@ -13,25 +13,39 @@ from retrieval.records import ModelReference
 
 if TYPE_CHECKING:
     from retrieval.indexing.exact import ExactIndex, ExactSettings
+    from retrieval.indexing.explain import Explanation, TokenMatch, explain_texts
     from retrieval.indexing.faiss_index import FaissIndex, FaissSettings
+    from retrieval.indexing.fusion import FusionSettings, fuse
+    from retrieval.indexing.hybrid import HybridRetriever
     from retrieval.indexing.lexical import LexicalIndex, LexicalSettings
     from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
+    from retrieval.indexing.rerank import RerankingRetriever
     from retrieval.indexing.retriever import Passage, Retriever, build_index
+    from retrieval.indexing.token_vectors import EncodedTokenVectors, StoredTokenVectors
 
 __all__ = [
     "Batch",
+    "EncodedTokenVectors",
     "ExactIndex",
     "ExactSettings",
+    "Explanation",
     "FaissIndex",
     "FaissSettings",
+    "FusionSettings",
+    "HybridRetriever",
     "Index",
     "LexicalIndex",
     "LexicalSettings",
     "Passage",
     "PlaidIndex",
     "PlaidSettings",
+    "RerankingRetriever",
     "Retriever",
+    "StoredTokenVectors",
+    "TokenMatch",
     "build_index",
+    "explain_texts",
+    "fuse",
     "index_class",
     "open_index",
 ]
@@ -47,9 +61,14 @@ _KINDS = {
 _MODULES = {
     "exact": ("ExactIndex", "ExactSettings"),
     "faiss_index": ("FaissIndex", "FaissSettings"),
+    "explain": ("Explanation", "TokenMatch", "explain_texts"),
+    "fusion": ("FusionSettings", "fuse"),
+    "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
     "plaid.plaid_index": ("PlaidIndex", "PlaidSettings"),
+    "rerank": ("RerankingRetriever",),
     "retriever": ("Passage", "Retriever", "build_index"),
+    "token_vectors": ("EncodedTokenVectors", "StoredTokenVectors"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, IndexFilesError
-from retrieval.indexing import versions
+from retrieval.indexing.faiss_binary import BINARY_FILES, BinaryCodes, rescore
+from retrieval.indexing.faiss_choice import choose_factory
+from retrieval.indexing.faiss_files import FaissFile, faiss
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.vectors import Vectors, check_queries, check_vectors
 from retrieval.indexing.versions import Draft, Version
 
-# The type stubs that FAISS ships lack its search parameters, so that it is imported untyped.
-faiss: Any = importlib.import_module("faiss")
-
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
+Opened = TypeVar("Opened")
 
-FLAT_UP_TO = 50_000
-"""Rows that a scan reads in some 10 ms at width 384: nothing is gained by an approximation."""
-HNSW_UP_TO = 1_000_000
-"""Rows whose vectors and links, 1.8 KB each at width 384, still fit into an ordinary memory."""
 _NARROW = 0.1
 """Below this share of allowed rows a graph meets too few of them: they are scanned instead."""
+_HEADROOM = 0.1
+"""By which the range of 8-bit components is widened on both sides, as a share of it."""
 _FILE = "index.faiss"
 _ROWS_AT_ONCE = 1 << 14
+_BINARY = "Binary,"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,33 +41,43 @@ class FaissSettings:
     """Settings of the FAISS index.
 
     Attributes:
-        factory: a FAISS factory string, such as "Flat", "HNSW32", "IVF1024,Flat", "IVF1024,PQ48",
-            "OPQ48,IVF1024,PQ48", or "auto": "Flat" up to 50,000 rows, "HNSW32" up to a million,
-            and above it IVF-PQ with a byte for each four components, a sixteenth of the memory.
+        factory: a FAISS factory string, such as "Flat", "SQ8", "HNSW32", "HNSW32_SQ8",
+            "IVF1024,Flat", "IVF1024,PQ48" or "OPQ48,IVF1024,PQ48"; "Binary,Flat", "Binary,SQfp16"
+            or "Binary,SQ8" for one bit a component, whose best rows are scored again with the
+            vectors named behind the comma; or "auto", as `choose_factory` says: "Flat" up to
+            50,000 rows, "HNSW32" up to a million, "Binary,SQ8" up to ten, IVF-PQ above, and
+            smaller kinds where `memory_mb` asks for them.
+        memory_mb: of "auto": millions of bytes that a search may keep at hand; None is no limit.
         metric: "inner_product", or "l2", whose score is minus the squared distance.
         nprobe: lists that IVF looks at; "auto" is one in 32, and at least 16.
         ef_search: length of HNSW's candidate list; "auto" is 128. Never less than 2 * k.
         ef_construction: the same while HNSW is built.
+        rescored: rows that Binary scores again; "auto" is one in 1,000, and at least 200 and
+            10 * k.
         sample: vectors that are held in memory to learn lists and codebooks from.
         seed: of the sample and of what is learned. HNSW's links also depend on the order in
             which FAISS's threads finish.
     """
 
     factory: str = "auto"
+    memory_mb: int | None = None
     metric: Literal["inner_product", "l2"] = "inner_product"
     nprobe: int | Literal["auto"] = "auto"
     ef_search: int | Literal["auto"] = "auto"
     ef_construction: int = 80
+    rescored: int | Literal["auto"] = "auto"
     sample: int = 1 << 18
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.metric not in ("inner_product", "l2"):
             raise ConfigError(f'metric is {self.metric!r}, expected "inner_product" or "l2"')
-        for name in ("nprobe", "ef_search"):
+        for name in ("nprobe", "ef_search", "rescored"):
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, str) or value < 1):
                 raise ConfigError(f'{name} is {value!r}, expected at least 1 or "auto"')
+        if self.memory_mb is not None and self.memory_mb < 1:
+            raise ConfigError(f"memory_mb is {self.memory_mb}, expected at least 1")
         for name, least in (("ef_construction", 1), ("sample", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
@@ -80,7 +88,8 @@ class FaissIndex(Index[Vectors]):
 
     FAISS numbers rows by position; deleted rows stay in its file and are filtered out of every
     search. A filter widens the search by as much as it leaves out; where it is narrow, or where
-    too few hits come back, all allowed rows are scored.
+    too few hits come back, all allowed rows are scored. An index that is opened is mapped: pages
+    come into memory as searches touch them, and are shared between processes.
 
     Source: Douze et al. 2024, "The Faiss library", arXiv:2401.08281.
     """
@@ -90,8 +99,14 @@ class FaissIndex(Index[Vectors]):
 
     def __init__(self, settings: FaissSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
-        self._faiss: Any = None
+        self._file: FaissFile | None = None
+        self._bits: BinaryCodes | None = None
         self._is_saved = False
+
+    @property
+    def _faiss(self) -> Any:
+        """FAISS's own index; None before the first row."""
+        return self._file.index if self._file is not None else None
 
     def _learn(self, batches: Iterable[Batch[Vectors]]) -> None:
         sample = RowSample(self.settings.sample, self.settings.seed)
@@ -103,41 +118,38 @@ class FaissIndex(Index[Vectors]):
                 sample.add(vectors)
         if width is None:
             return
-        self._faiss = self._make(width, sample.seen)
-        if not self._faiss.is_trained:
-            rows = sample.rows()
+        factory = self._factory(width, sample.seen)
+        made = self._make(width, factory)
+        rows = sample.rows()
+        if not made.is_trained:
             logger.info("FAISS learns from %d of %d vectors", len(rows), sample.seen)
             try:
-                self._faiss.train(rows)
+                made.train(rows)
             except RuntimeError as error:
-                factory = self._factory(width, sample.seen)
                 raise ConfigError(
                     f"FAISS can't learn {factory!r} from {len(rows)} vectors: {_cause(error)}"
                 ) from error
+        self._file = FaissFile(made)
+        self._bits = BinaryCodes.learn(rows) if factory.startswith(_BINARY) else None
 
     def _factory(self, width: int, rows: int) -> str:
-        if self.settings.factory != "auto":
-            return str(self.settings.factory)
-        if rows <= FLAT_UP_TO:
-            return "Flat"
-        if rows <= HNSW_UP_TO:
-            return "HNSW32"
-        lists: int = 1 << round(math.log2(4 * math.sqrt(rows)))
-        # FAISS asks for 39 vectors a list to learn from.
-        learnable: int = 1 << int(math.log2(min(rows, self.settings.sample) / 39))
-        parts = max(part for part in range(1, max(1, width // 4) + 1) if width % part == 0)
-        return f"IVF{min(lists, learnable)},PQ{parts}"
+        settings = self.settings
+        if settings.factory != "auto":
+            return str(settings.factory)
+        return choose_factory(rows, width, sample=settings.sample, memory_mb=settings.memory_mb)
 
-    def _make(self, width: int, rows: int) -> Any:
-        """An empty FAISS index.
+    def _make(self, width: int, factory: str) -> Any:
+        """An empty FAISS index; of Binary the one that re-scores.
 
         Raises:
             ConfigError: a factory string that FAISS or this class does not take.
         """
-        factory = self._factory(width, rows)
+        is_binary = factory.startswith(_BINARY)
         metric = {"inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
         try:
-            made = faiss.index_factory(width, factory, metric[self.settings.metric])
+            made = faiss.index_factory(
+                width, factory.removeprefix(_BINARY), metric[self.settings.metric]
+            )
         except RuntimeError as error:
             raise ConfigError(
                 f"FAISS can't make {factory!r} of width {width}: {_cause(error)}"
@@ -149,10 +161,18 @@ class FaissIndex(Index[Vectors]):
                 f"{factory!r} can't be searched with a filter: expected Flat, SQ, HNSW over one "
                 "of them, or IVF, all with or without a transform before it"
             )
-        self._set_seed(core)
+        if is_binary and not isinstance(made, (faiss.IndexFlat, faiss.IndexScalarQuantizer)):
+            raise ConfigError(
+                f"{factory!r} can't re-score: expected Flat, SQ8 or SQfp16 behind {_BINARY!r}"
+            )
+        self._prepare(core)
+        if hasattr(scanned, "sq"):
+            # Rows that come later may lie outside of the sample's range, where they are cut off.
+            scanned.sq.rangestat_arg = _HEADROOM
         return made
 
-    def _set_seed(self, core: Any) -> None:
+    def _prepare(self, core: Any) -> None:
+        """Set what FAISS learns with; it has no effect once rows are there."""
         seed = self.settings.seed
         if isinstance(core, faiss.IndexHNSW):
             core.hnsw.rng = faiss.RandomGenerator(seed)
@@ -170,9 +190,12 @@ class FaissIndex(Index[Vectors]):
 
     def _append(self, ids: Sequence[str], items: Vectors) -> None:
         vectors = check_vectors(ids, items, self._faiss.d if self._faiss is not None else None)
-        if self._faiss is None:
+        if self._file is None:
             self._learn([Batch(ids, vectors)])
-        self._faiss.add(np.ascontiguousarray(vectors))
+        assert self._file is not None
+        self._file.add(vectors)
+        if self._bits is not None:
+            self._bits.add(vectors)
         self._is_saved = False
 
     def _search(
@@ -207,6 +230,12 @@ class FaissIndex(Index[Vectors]):
     def _approximate(self, vectors: Floats, k: int, selector: Any, share: float) -> tuple[Any, Any]:
         """Search as the settings say, and the wider the fewer rows are allowed."""
         core, settings = _core(self._faiss), self.settings
+        if self._bits is not None:
+            wanted = settings.rescored
+            if isinstance(wanted, str):
+                wanted = max(200, 10 * k, core.ntotal // 1000)
+            count = min(max(wanted, k), core.ntotal)
+            return rescore(core, vectors, self._bits.candidates(vectors, count, selector), k)
         if isinstance(core, faiss.IndexIVF):
             nprobe = max(16, core.nlist // 32) if settings.nprobe == "auto" else settings.nprobe
             wider = min(core.nlist, math.ceil(nprobe / share))
@@ -232,29 +261,31 @@ class FaissIndex(Index[Vectors]):
         return found
 
     def _write(self, draft: Draft) -> None:
-        if self._is_saved:
-            draft.keep(_FILE)
-        elif self._faiss is not None:
-            faiss.write_index(self._faiss, str(draft.path / _FILE))
+        if self._file is not None and self._is_saved:
+            for name in (_FILE, *(BINARY_FILES if self._bits is not None else ())):
+                draft.keep(name)
+        elif self._file is not None:
+            self._file.write(draft.path / _FILE)
+            if self._bits is not None:
+                self._bits.write(draft.path)
 
     def _saved(self, version: Version) -> None:
-        self._is_saved = self._faiss is not None
+        self._is_saved = self._file is not None
 
     def _write_compacted(self, draft: Draft, live: NDArray[np.bool_]) -> None:
-        if self._faiss is not None:
-            faiss.write_index(_without_deleted(self._faiss, live), str(draft.path / _FILE))
+        if self._file is not None:
+            self._file.own()  # FAISS ends the process where a mapped array is emptied
+            FaissFile(_without_deleted(self._faiss, live)).write(draft.path / _FILE)
+            if self._bits is not None:
+                self._bits.only(live).write(draft.path)
 
     def _read(self, version: Version) -> None:
         if _FILE not in version.files:
             return
-        # FAISS trusts what it reads: a flipped bit can give wrong answers, hang or take gigabytes.
-        versions.check_bytes(version.path, _FILE)
-        try:
-            self._faiss = faiss.read_index(str(version.path / _FILE))
-        except RuntimeError as error:
-            raise IndexFilesError(
-                f"{version.path / _FILE}: FAISS can't read it ({_cause(error)}): rebuild the index"
-            ) from error
+        self._file = _opened(lambda: FaissFile.open(version.path, _FILE), version.path / _FILE)
+        if BINARY_FILES[0] in version.files:
+            path = version.path / BINARY_FILES[0]
+            self._bits = _opened(lambda: BinaryCodes.read(version.path), path)
         self._is_saved = True
         self._check(version.path)
 
@@ -265,6 +296,20 @@ class FaissIndex(Index[Vectors]):
                 f"{version / _FILE}: {found} vectors for {self._storage.ids.rows} ids: "
                 "rebuild the index"
             )
+        if self._bits is not None and len(self._bits) != found:
+            raise IndexFilesError(
+                f"{version / BINARY_FILES[0]}: {len(self._bits)} rows for {found} vectors: "
+                "rebuild the index"
+            )
+
+
+def _opened(read: Callable[[], Opened], path: Path) -> Opened:
+    try:
+        return read()
+    except RuntimeError as error:
+        raise IndexFilesError(
+            f"{path}: FAISS can't read it ({_cause(error)}): rebuild the index"
+        ) from error
 
 
 def _core(index: Any) -> Any:

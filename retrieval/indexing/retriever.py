@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from retrieval.errors import IndexFilesError, InputError
 from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch, Index
 from retrieval.progress import track
-from retrieval.records import Document
+from retrieval.records import Document, Hit
 
 _TEXT_BATCH = 1_024
 
@@ -30,7 +31,42 @@ class Passage(NamedTuple):
     title: str
 
 
-class Retriever:
+class Searcher(ABC):
+    """Anything that is asked in words: one index, several that are fused, a reranked one."""
+
+    def search(
+        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+    ) -> list[list[Passage]]:
+        """Find the best passages for every question, best first.
+
+        Args:
+            questions: as many as wanted.
+            k: passages a question at the most.
+            allowed: only documents with these ids may be found.
+        """
+        rankings = self.find(questions, k, allowed=allowed)
+        return [[self._passage(hit) for hit in hits] for hits in rankings]
+
+    @abstractmethod
+    def find(
+        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """The same as ids and scores, without the texts."""
+
+    @abstractmethod
+    def document(self, document_id: str) -> Document | None:
+        """The stored document, or None where none is kept.
+
+        Raises:
+            InputError: the id is not there.
+        """
+
+    def _passage(self, hit: Hit) -> Passage:
+        document = self.document(hit.document_id) or Document(hit.document_id, "")
+        return Passage(hit.document_id, hit.score, document.text, document.title)
+
+
+class Retriever(Searcher):
     """Answers questions in words.
 
     Attributes:
@@ -61,27 +97,20 @@ class Retriever:
             index = open_index(folder, model=encoder.reference)
         return cls(index, encoder)
 
-    def search(
+    def find(
         self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
-    ) -> list[list[Passage]]:
-        """Find the best passages for every question, best first.
-
-        Args:
-            questions: as many as wanted.
-            k: passages a question at the most.
-            allowed: only documents with these ids may be found.
-        """
+    ) -> list[list[Hit]]:
+        """The best documents for every question."""
         items: Any = list(questions)
         if self.encoder is not None and items:
             items = list(self.encoder.encode_queries(items))
             if not self.encoder.reference.is_multi_vector:
                 items = np.stack(items)
-        rankings = self.index.search(items, k, allowed=allowed)
-        return [[self._passage(hit.document_id, hit.score) for hit in hits] for hits in rankings]
+        return self.index.search(items, k, allowed=allowed)
 
-    def _passage(self, document_id: str, score: float) -> Passage:
-        document = self.index.document(document_id) or Document(document_id, "")
-        return Passage(document.id, score, document.text, document.title)
+    def document(self, document_id: str) -> Document | None:
+        """The document that the index keeps."""
+        return self.index.document(document_id)
 
 
 def build_index(

@@ -65,6 +65,25 @@ CASES = [
     ),
     # A byte for two components, and a codebook of 256 learned from 600 rows.
     Case("faiss-ivf-pq", "faiss", single_vectors, FaissSettings(factory="IVF8,PQ16"), 0.7, 10.0),
+    # Steps of 1/210 of a component's range, and rows outside of what was learned are cut off.
+    Case("faiss-sq8", "faiss", single_vectors, FaissSettings(factory="SQ8"), 0.95, 0.8),
+    Case("faiss-hnsw-sq8", "faiss", single_vectors, FaissSettings(factory="HNSW16_SQ8"), 0.93, 0.8),
+    # 32 bits say little of a vector: a quarter of the rows is scored again.
+    Case(
+        "faiss-binary-flat",
+        "faiss",
+        single_vectors,
+        FaissSettings(factory="Binary,Flat", rescored=150),
+        0.9,
+    ),
+    Case(
+        "faiss-binary-sq8",
+        "faiss",
+        single_vectors,
+        FaissSettings(factory="Binary,SQ8", rescored=150),
+        0.87,
+        0.8,
+    ),
     Case("plaid-4-bits", "plaid", multi_vectors, PlaidSettings(scored=50), 0.9, 0.2),
     Case("plaid-2-bits", "plaid", multi_vectors, PlaidSettings(bits=2, scored=50), 0.75, 0.8),
     Case("lexical", "lexical", texts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,7 @@ def test_compaction_of_nothing_left_makes_an_empty_index(case: Case, tmp_path: P
     index.add(world.ids, world.items)
     index.save()
     # FAISS keeps what it has learned from the first documents.
-    if case.name != "faiss-ivf-pq":
+    if "pq" not in case.name and "sq8" not in case.name:
         check(case, open_index(tmp_path / "index").search(world.queries, K))
 
 
@@ -268,7 +269,9 @@ def test_upsert_replaces_what_is_there_and_adds_the_rest(case: Case, tmp_path: P
     index.upsert(world.ids, world.items)
     index.save()
     assert len(index) == len(rows)
-    check(case, open_index(tmp_path / "index").search(world.queries, K))
+    # The range of 8 bits was learned from half of the documents: what lies outside is cut off.
+    allowance = replace(case, tolerance=2 * case.tolerance) if "sq8" in case.name else case
+    check(allowance, open_index(tmp_path / "index").search(world.queries, K))
     with pytest.raises(DuplicateIdError, match="'d1'"):
         index.upsert(["d1", "d1"], world.take([1, 2]))
 

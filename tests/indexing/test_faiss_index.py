@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, IndexFilesError
-from retrieval.indexing import faiss_index
+from retrieval.indexing import faiss_choice
 from retrieval.indexing.faiss_index import FaissIndex, FaissSettings
 from retrieval.indexing.index import Batch
 from retrieval.indexing.versions import current_version
@@ -63,6 +65,8 @@ def recall(index: FaissIndex, queries: Matrix, scores: Matrix, allowed: list[int
         ("IVF64,PQ8", 0.6),
         ("PCA12,HNSW16", 0.7),
         ("SQ8", 0.97),
+        ("Binary,Flat", 0.5),
+        ("Binary,SQ8", 0.5),
     ],
 )
 @pytest.mark.parametrize("every", [1, 4, 9, 11, 300])
@@ -121,9 +125,13 @@ def test_the_size_decides_where_nothing_is_asked_for(
     vectors: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert inner_type(build(tmp_path / "flat", vectors)) == "IndexFlat"
-    monkeypatch.setattr(faiss_index, "FLAT_UP_TO", 1000)
+    monkeypatch.setattr(faiss_choice, "FLAT_UP_TO", 1000)
     assert inner_type(build(tmp_path / "hnsw", vectors)) == "IndexHNSWFlat"
-    monkeypatch.setattr(faiss_index, "HNSW_UP_TO", 1500)
+    monkeypatch.setattr(faiss_choice, "HNSW_UP_TO", 1500)
+    binary = build(tmp_path / "binary", vectors)
+    assert inner_type(binary) == "IndexScalarQuantizer"
+    assert binary._bits is not None
+    monkeypatch.setattr(faiss_choice, "BINARY_UP_TO", 1500)
     large = build(tmp_path / "ivf", vectors)
     assert inner_type(large) == "IndexIVFPQ"
     assert large._faiss.pq.M == 4
@@ -132,21 +140,96 @@ def test_the_size_decides_where_nothing_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("width", "rows", "expected"),
+    ("width", "rows", "memory_mb", "expected"),
     [
-        (384, 50_000, "Flat"),
-        (384, 50_001, "HNSW32"),
-        (384, 1_000_001, "IVF4096,PQ96"),
-        (768, 100_000_000, "IVF4096,PQ192"),
-        (30, 2_000_000, "IVF4096,PQ6"),
-        (7, 2_000_000, "IVF4096,PQ1"),
+        (384, 50_000, None, "Flat"),
+        (384, 50_000, 77, "Flat"),
+        (384, 50_000, 76, "SQ8"),
+        (384, 50_000, 19, "Binary,SQ8"),
+        (384, 50_001, None, "HNSW32"),
+        (384, 1_000_000, 1808, "HNSW32"),
+        (384, 1_000_000, 1807, "HNSW32_SQ8"),
+        (384, 1_000_000, 655, "Binary,SQ8"),
+        (384, 1_000_001, None, "Binary,SQ8"),
+        (384, 10_000_000, 479, "IVF4096,PQ24"),
+        (384, 10_000_001, None, "IVF4096,PQ96"),
+        (768, 100_000_000, None, "IVF4096,PQ192"),
+        (768, 100_000_000, 11_000, "IVF4096,PQ96"),
+        (768, 100_000_000, 6_000, "IVF4096,PQ48"),
+        (30, 20_000_000, None, "IVF4096,PQ6"),
+        (7, 20_000_000, None, "IVF4096,PQ1"),
     ],
 )
-def test_auto_follows_the_documented_thresholds(width: int, rows: int, expected: str) -> None:
-    assert FaissIndex(FaissSettings())._factory(width, rows) == expected
+def test_auto_follows_the_documented_thresholds(
+    width: int, rows: int, memory_mb: int | None, expected: str
+) -> None:
+    assert FaissIndex(FaissSettings(memory_mb=memory_mb))._factory(width, rows) == expected
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF16,PQ8"])
+@pytest.mark.parametrize("rows", [40_000, 900_000, 9_000_000, 90_000_000])
+def test_a_memory_that_nothing_fits_is_refused(rows: int) -> None:
+    with pytest.raises(ConfigError, match=r"memory_mb is 1: .* take at least \d[\d,]* MB, as"):
+        FaissIndex(FaissSettings(memory_mb=1))._factory(384, rows)
+
+
+KINDS = ["Flat", "SQ8", "HNSW16", "HNSW16_SQ8", "IVF16,Flat", "IVF16,PQ8", "PCA12,HNSW16"]
+KINDS += ["Binary,Flat", "Binary,SQ8"]
+
+
+@pytest.mark.parametrize("factory", KINDS)
+def test_an_opened_index_is_mapped_and_takes_rows_all_the_same(
+    factory: str, vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    """FAISS itself ends the process where a mapped array has to grow."""
+    build(tmp_path / "index", vectors[:1500], factory=factory)
+    reader = FaissIndex.open(tmp_path / "index")
+    writer = FaissIndex.open(tmp_path / "index", writable=True)
+    for each in (reader, writer):
+        assert each._file is not None
+        assert each._file.is_mapped
+    before = reader.search(queries, 10)
+    writer.delete(["7"])
+    # The files that are mapped are no longer there under their names.
+    writer.save()
+    assert reader.search(queries, 10) == before
+    writer.add(["7", *map(str, range(1500, 2000))], vectors[[7, *range(1500, 2000)]])
+    writer.save()
+    assert reader.search(queries, 10) == before
+    reopened = FaissIndex.open(tmp_path / "index")
+    assert len(reopened) == 2000
+    query = vectors[1999:] * 3
+    assert "1999" in {hit.document_id for hit in reopened.search(query, 20)[0]}
+    assert reopened.search(queries, 10) == writer.search(queries, 10)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "IVF64,Flat", "Binary,SQ8"])
+def test_opening_takes_no_memory_of_its_own(factory: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((60_000, 128)).astype(np.float32)
+    build(tmp_path / "index", rows, factory=factory, sample=4000)
+    size = sum(path.stat().st_size for path in current_version(tmp_path / "index").glob("*.faiss"))
+    assert size > 7e6
+    program = """
+import sys
+from pathlib import Path
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+from retrieval.indexing.faiss_files import FaissFile
+version = Path(sys.argv[1])
+before = anonymous()
+opened = [FaissFile.open(version, path.name, is_binary=path.name == "binary.faiss")
+          for path in sorted(version.glob("*.faiss"))]
+print(anonymous() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(current_version(tmp_path / "index"))],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 0.1 * size
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF16,PQ8", "Binary,SQ8"])
 def test_a_changed_file_is_refused_before_faiss_reads_it(
     factory: str, vectors: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,12 +243,58 @@ def test_a_changed_file_is_refused_before_faiss_reads_it(
         FaissIndex.open(tmp_path / "index")
 
 
+@pytest.mark.parametrize("name", ["binary.faiss", "thresholds.safetensors"])
+def test_changed_bits_are_refused_before_faiss_reads_them(
+    name: str, vectors: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "index", vectors, factory="Binary,SQ8")
+    path = current_version(tmp_path / "index") / name
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 4
+    path.write_bytes(data)
+    monkeypatch.setattr(faiss, "read_index_binary", None)
+    with pytest.raises(IndexFilesError, match=f"{name}: changed since it was written"):
+        FaissIndex.open(tmp_path / "index")
+
+
+def test_binary_scores_are_those_of_the_kept_vectors(
+    vectors: Matrix, queries: Matrix, tmp_path: Path
+) -> None:
+    for metric, factory in (("inner_product", "Binary,Flat"), ("l2", "Binary,Flat")):
+        index = build(tmp_path / metric, vectors, factory=factory, metric=metric)
+        for query, hits in zip(queries, index.search(queries, 5)):
+            rows = vectors[[int(hit.document_id) for hit in hits]]
+            true = rows @ query if metric == "inner_product" else -((rows - query) ** 2).sum(axis=1)
+            assert [hit.score for hit in hits] == pytest.approx(true.tolist(), rel=1e-4)
+
+
+def test_more_rescored_rows_find_more(vectors: Matrix, queries: Matrix, tmp_path: Path) -> None:
+    scores, everything = queries @ vectors.T, list(range(len(vectors)))
+    index = build(tmp_path / "index", vectors, factory="Binary,Flat")
+    found = []
+    for rescored in (10, 200, 2000):
+        index.settings = replace(index.settings, rescored=rescored)
+        found.append(recall(index, queries, scores, everything))
+    assert found[0] < found[1] < found[2] == 1
+
+
+def test_a_width_that_is_no_multiple_of_8_has_bits_too(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 13)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    build(tmp_path / "index", rows, factory="Binary,Flat", rescored=5)
+    for row, hits in enumerate(FaissIndex.open(tmp_path / "index").search(rows[:20], 1)):
+        assert [hit.document_id for hit in hits] == [str(row)]
+        assert hits[0].score == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
         ("nonsense", "nonsense"),
         ("PQ8", "can't be searched with a filter"),
         ("IVF16,PQ8,RFlat", "can't be searched with a filter"),
+        ("Binary,HNSW16", "can't re-score"),
+        ("Binary,PCA8,Flat", "can't re-score"),
         ("IVF16,PQ7", "multiple"),
         ("IVF4096,Flat", "2000 vectors"),
     ],
@@ -179,7 +308,7 @@ def test_a_factory_that_cannot_serve_is_refused(
 
 
 def test_settings_below_one_are_refused() -> None:
-    for name in ("nprobe", "ef_search", "ef_construction", "sample"):
+    for name in ("nprobe", "ef_search", "ef_construction", "rescored", "sample", "memory_mb"):
         setting: dict[str, Any] = {name: 0}
         with pytest.raises(ConfigError, match=name):
             FaissSettings(**setting)

@@ -1,0 +1,135 @@
+"""`retrieval search` over several indexes, reranked, and with its reasons."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from retrieval import MultiVectorEncoder
+from retrieval.cli.main import main
+from retrieval.indexing import Retriever, open_index
+from retrieval.indexing.fusion import FusionSettings, fuse
+from retrieval.scoring import maxsim
+
+TEXTS = {
+    "paris": "Paris is the capital of France.",
+    "berlin": "Berlin is the capital of Germany.",
+    "bread": "Bread is baked from flour, water and salt.",
+}
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def command(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "colbert"
+    MultiVectorEncoder.from_backbone(tiny_backbone, width=16, query_length=8).save(folder)
+    return folder
+
+
+@pytest.fixture
+def indexes(run: Run, tmp_path: Path, colbert: Path) -> tuple[Path, Path]:
+    """A BM25 and a PLAID index of the same three documents."""
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": each, "text": text}) for each, text in TEXTS.items()]
+    corpus.write_text("\n".join(lines), "utf-8")
+    bm25, plaid = tmp_path / "bm25", tmp_path / "plaid"
+    assert run("index", corpus, "--output", bm25).code == 0
+    assert run("index", corpus, "--model", colbert, "--output", plaid).code == 0
+    return bm25, plaid
+
+
+def passages(done: Outcome) -> list[dict[str, Any]]:
+    assert done.code == 0, done.err
+    answers: list[dict[str, Any]] = json.loads(done.out)
+    found: list[dict[str, Any]] = answers[0]["passages"]
+    return found
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "min-max", "z-score"])
+def test_several_indexes_are_fused(run: Run, indexes: tuple[Path, Path], fusion: str) -> None:
+    bm25, plaid = indexes
+    question = "capital of Germany"
+    weights = ["--weight", "2", "--weight", "0.5"]
+    found = passages(
+        run("search", bm25, question, "--fuse", plaid, "--fusion", fusion, *weights, "--json")
+    )
+    separate = [Retriever.open(each).find([question], 100)[0] for each in indexes]
+    settings = FusionSettings(method=fusion, weights=(2, 0.5))  # type: ignore[arg-type]
+    expected = fuse(separate, settings)
+    assert [each["id"] for each in found] == [hit.document_id for hit in expected]
+    assert [each["score"] for each in found] == pytest.approx([hit.score for hit in expected])
+    assert {each["id"]: each["text"] for each in found} == TEXTS
+
+
+def test_bm25_is_reranked_by_exact_maxsim(
+    run: Run, indexes: tuple[Path, Path], colbert: Path
+) -> None:
+    question = "the capital of France or of Germany"
+    found = passages(run("search", indexes[0], question, "--rerank", colbert, "--json"))
+    encoder = MultiVectorEncoder.load(colbert)
+    (query,) = encoder.encode_queries([question])
+    ids = [hit.document_id for hit in open_index(indexes[0]).search([question], 10)[0]]
+    items = list(encoder.encode_documents(TEXTS[each] for each in ids))
+    scores = dict(zip(ids, maxsim([query], items)[0]))
+    assert {each["id"] for each in found} == {"paris", "berlin"}
+    assert [each["score"] for each in found] == pytest.approx(
+        sorted(scores.values(), reverse=True), abs=1e-4
+    )
+
+
+def test_an_explanation_has_a_line_for_each_token_and_sums_to_maxsim(
+    run: Run, indexes: tuple[Path, Path]
+) -> None:
+    found = passages(run("search", indexes[1], "bread", "--explain", "-k", "1", "--json"))
+    explanation = found[0]["explanation"]
+    assert len(explanation["matches"]) == 8
+    total = sum(match["similarity"] for match in explanation["matches"])
+    assert total == pytest.approx(explanation["score"], abs=1e-5)
+    assert explanation["score"] == pytest.approx(found[0]["score"], abs=0.2)  # PLAID compresses
+    shown = run("search", indexes[1], "bread", "--explain", "-k", "1").out
+    assert f"{explanation['score']:.3f}" in shown
+    assert "[MASK]" in shown
+
+
+def test_what_does_not_fit_together_is_bad_usage(run: Run, indexes: tuple[Path, Path]) -> None:
+    bm25, plaid = indexes
+    for arguments, message in (
+        ([bm25, "bread", "--fusion", "min-max"], "--fuse"),
+        ([bm25, "bread", "--explain"], "needs a multi-vector model"),
+        ([bm25, "bread", "--fuse", plaid, "--weight", "1"], "1 weights for 2 retrievers"),
+        ([bm25, "bread", "--fuse", plaid, "--weight", "-1", "--weight", "1"], "0 or more"),
+    ):
+        failed = run("search", *arguments)
+        assert failed.code == 2
+        assert message in failed.err
+    assert run("search", bm25, "bread", "--fuse", "no-such-index").code == 1
