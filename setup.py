@@ -24,6 +24,7 @@ FLAGS = [
     "-fno-math-errno",
     "-Wall",
     "-Wextra",
+    "-Wno-psabi",  # no vector leaves the library
 ]
 LINK_FLAGS = ["-static-libstdc++", "-static-libgcc"]
 if platform.system() == "Linux":
@@ -74,9 +75,13 @@ class BuildLibrary(build_ext):
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
-                ["native/modernbert.cpp", "native/int8.cpp"],
+                ["native/modernbert.cpp", "native/int8.cpp", "native/plaid.cpp"],
                 output_dir=str(folder / name),
-                macros=[("KERNELS", f"{name}_kernels"), ("INT8_KERNELS", f"{name}_int8_kernels")],
+                macros=[
+                    ("KERNELS", f"{name}_kernels"),
+                    ("INT8_KERNELS", f"{name}_int8_kernels"),
+                    ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
+                ],
                 extra_postargs=[*FLAGS, *flags],
             )
         self.compiler.link_shared_object(

@@ -3,14 +3,18 @@
 #include "amx.h"
 #include "int8.h"
 #include "kernels.h"
+#include "late_interaction.h"
 
 #include <cstring>
 
 extern const ModernBertKernels portable_kernels;
 extern const Int8Kernels portable_int8_kernels;
+extern const LateInteractionKernels portable_late_interaction;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
 extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
+extern const LateInteractionKernels avx2_late_interaction, avx512_late_interaction,
+    avx512_bf16_late_interaction;
 AttentionFunction emulated_tile_attention;
 #if defined(HAS_AMX)
 AttentionFunction amx_attention;
@@ -25,6 +29,7 @@ struct InstructionSet {
     bool (*is_supported)();
     const ModernBertKernels* kernels;
     const Int8Kernels* int8_kernels;
+    const LateInteractionKernels* late_interaction;
     // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
     AttentionFunction* tile_attention = nullptr;
     bool is_only_on_request = false;
@@ -51,24 +56,26 @@ bool computes_on_amx() {
 const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
-     &avx512_bf16_int8_kernels, amx_attention},
+     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, amx_attention},
 #endif
 #if defined(__x86_64__)
-    {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels},
+    {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
+     &avx512_bf16_late_interaction},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
-     &avx512_kernels, &avx512_int8_kernels},
+     &avx512_kernels, &avx512_int8_kernels, &avx512_late_interaction},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2_kernels, &avx2_int8_kernels},
+     &avx2_kernels, &avx2_int8_kernels, &avx2_late_interaction},
 #endif
-    {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels},
+    {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
+     &portable_late_interaction},
 // For tests of what computes on tiles.
 #if defined(__x86_64__)
     {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     emulated_tile_attention, true},
+     &avx512_bf16_late_interaction, emulated_tile_attention, true},
 #endif
     {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     portable_emulated_tile_attention, true},
+     &portable_late_interaction, portable_emulated_tile_attention, true},
 };
 
 const InstructionSet* best() {
@@ -87,7 +94,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 2; }
+int retrieval_abi_version() { return 3; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -171,5 +178,18 @@ void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, 
 // in: (tokens, 2 * width); out: (tokens, width).
 void retrieval_geglu(int is_bfloat16, const void* in, void* out, int64_t tokens, int width) {
     current->kernels->geglu[is_bfloat16](in, out, tokens, width);
+}
+
+int64_t retrieval_plaid_search(const PlaidView* view, const float* query, int32_t tokens,
+                               const PlaidEffort* effort, const uint8_t* mask, int64_t* positions,
+                               float* scores, PlaidStages* stages) {
+    return current->late_interaction->search(view, query, tokens, effort, mask, positions, scores,
+                                             stages);
+}
+
+int64_t retrieval_plaid_rank(const PlaidView* view, const float* query, int32_t tokens,
+                             int32_t rescored, int64_t count, int64_t* positions, float* scores) {
+    return current->late_interaction->rank(view, query, tokens, rescored, count, positions,
+                                           scores);
 }
 }

@@ -60,16 +60,16 @@ class RaggedRows:
 
 
 def rows_of(
-    offsets: NDArray[np.int64], documents: NDArray[np.integer]
+    starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of some documents, one document after the other, and where each one starts.
+    """The rows of some runs, one run after the other, and where each one starts among them.
 
-    >>> rows, starts = rows_of(np.array([0, 2, 2, 5]), np.array([2, 0]))
+    >>> rows, starts = rows_of(np.array([2, 0]), np.array([5, 2]))
     >>> rows.tolist(), starts.tolist()
     ([2, 3, 4, 0, 1], [0, 3])
     """
-    lengths = offsets[1:][documents] - offsets[:-1][documents]
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(offsets[:-1][documents] - starts, lengths), starts
+    lengths = ends - starts
+    bounds = np.cumsum(lengths)
+    first = bounds - lengths
+    total = int(bounds[-1]) if len(bounds) else 0
+    return np.arange(total) + np.repeat(starts - first, lengths), first

@@ -65,8 +65,8 @@ CASES = [
     ),
     # A byte for two components, and a codebook of 256 learned from 600 rows.
     Case("faiss-ivf-pq", "faiss", single_vectors, FaissSettings(factory="IVF8,PQ16"), 0.7, 10.0),
-    Case("plaid-4-bits", "plaid", multi_vectors, PlaidSettings(candidates=50), 0.9, 0.2),
-    Case("plaid-2-bits", "plaid", multi_vectors, PlaidSettings(bits=2, candidates=50), 0.75, 0.8),
+    Case("plaid-4-bits", "plaid", multi_vectors, PlaidSettings(scored=50), 0.9, 0.2),
+    Case("plaid-2-bits", "plaid", multi_vectors, PlaidSettings(bits=2, scored=50), 0.75, 0.8),
     Case("lexical", "lexical", texts),
 ]
 VECTOR_CASES = [case for case in CASES if case.kind != "lexical"]

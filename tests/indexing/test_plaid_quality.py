@@ -80,7 +80,7 @@ def test_plaid_keeps_the_ranking(
     recall_kept: float,
 ) -> None:
     # A sixth of the documents is scored by residuals: the default would be a third of so few.
-    settings = PlaidSettings(bits=bits, candidates=200)  # type: ignore[arg-type]
+    settings = PlaidSettings(bits=bits, scored=200)  # type: ignore[arg-type]
     index = PlaidIndex.build(tmp_path / "index", [encoded.batch], settings=settings)
     plaid = encoded.measure(index.search(encoded.queries, 100))
     assert exact["nDCG@10"] > 0.5

@@ -1,7 +1,7 @@
 """PLAID: late interaction over centroids and compressed residuals, in NumPy.
 
-`kmeans` learns the centroids and finds the nearest, `codec` compresses tokens, `inverted` lists the
-documents of each centroid, `search` has the two stages of a search, `plaid_index` the index.
+`kmeans` learns the centroids and finds the nearest, `codec` compresses tokens, `segment` holds runs
+of compressed documents, `numpy_search` has the stages of a search, `plaid_index` the index.
 """
 
 from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings

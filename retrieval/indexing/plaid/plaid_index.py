@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from retrieval.errors import ConfigError
 from retrieval.files import map_arrays, save_arrays
 from retrieval.indexing.index import Batch, Index, Ranking
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec
-from retrieval.indexing.plaid.inverted import InvertedLists, invert
+from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
-from retrieval.indexing.plaid.search import maxsim, probe
-from retrieval.indexing.ragged import RaggedRows
+from retrieval.indexing.plaid.native_search import NativeSearcher
+from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
+from retrieval.indexing.plaid.searcher import Engine, make_searcher
+from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
 
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _TOKENS_PER_CENTROID = 16
 """Tokens that a centroid is trained on; more of them cost time and gain nothing measurable."""
-_QUERIES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,13 @@ class PlaidSettings:
         bits: of each component of a residual: 4 keeps the ranking, 2 halves the files.
         centroids: how many; "auto" is the power of two nearest 16 * sqrt(tokens), as in PLAID,
             and at most a quarter of the sampled tokens.
+        keep_tokens: keep the tokens in float16 beside their codes, for exact scores.
         probes: centroids that are looked at for each query token.
-        candidates: documents whose residuals are scored; never fewer than 2 * k.
+        candidates: documents that are ranked by their centroids alone.
+        scored: documents whose residuals are scored; never fewer than 2 * k.
+        rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
+            than k.
+        engine: what searches; "auto" is the compiled library where it is to be had, else NumPy.
         sample_tokens: tokens that are held in memory to learn from.
         iterations: rounds of k-means.
         seed: of the sample and of k-means.
@@ -47,8 +52,12 @@ class PlaidSettings:
 
     bits: Literal[1, 2, 4, 8] = 4
     centroids: int | Literal["auto"] = "auto"
-    probes: int = 64
-    candidates: int = 384
+    keep_tokens: bool = False
+    probes: int = 32
+    candidates: int = 4096
+    scored: int = 384
+    rescored: int = 128
+    engine: Engine = "auto"
     sample_tokens: int = 1 << 19
     iterations: int = 4
     seed: int = 0
@@ -58,9 +67,11 @@ class PlaidSettings:
             raise ConfigError(f"bits is {self.bits}, expected 1, 2, 4 or 8")
         if self.centroids != "auto" and (isinstance(self.centroids, str) or self.centroids < 1):
             raise ConfigError(f'centroids is {self.centroids!r}, expected at least 1 or "auto"')
-        for name in ("probes", "candidates", "sample_tokens", "iterations"):
+        for name in ("probes", "candidates", "scored", "rescored", "sample_tokens", "iterations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.engine not in get_args(Engine):
+            raise ConfigError(f"engine is {self.engine!r}, expected one of {get_args(Engine)}")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
@@ -85,8 +96,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         super().__init__(settings, **keywords)
         self._codec: ResidualCodec | None = None
         self._nearest: CentroidSearch | None = None
-        self._tokens = RaggedRows()
-        self._lists: InvertedLists | None = None
+        self._segments: list[Segment] = []
+        self._searcher: NumpySearcher | NativeSearcher | None = None
 
     def _learn(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
         settings = self.settings
@@ -128,15 +139,20 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         if self._codec is None:
             self._learn([Batch(ids, checked)])
         if self._codec is None:
-            self._tokens.append(lengths)
+            self._add_segment(make_segment(lengths, _no_tokens()))
             return
         if self._nearest is None:
             self._nearest = CentroidSearch(self._codec.centroids)
         tokens = np.concatenate(checked)
         # The nearest centroid depends on the direction alone, so that lengths need no division.
         codes, _ = self._nearest.nearest(tokens)
-        self._tokens.append(lengths, **self._codec.encode(tokens, codes)._asdict())
-        self._lists = None
+        encoded = self._codec.encode(tokens, codes)
+        kept = tokens if self.settings.keep_tokens else None
+        self._add_segment(make_segment(lengths, encoded, kept))
+
+    def _add_segment(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        self._searcher = None
 
     def _search(
         self, queries: Sequence[Vectors], k: int, mask: NDArray[np.bool_] | None
@@ -145,83 +161,70 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             for _ in queries:
                 yield np.empty(0, np.int64), np.empty(0, np.float32)
             return
-        checked = check_multi_queries(queries, self._codec.width)
-        for at in range(0, len(checked), _QUERIES_AT_ONCE):
-            window = checked[at : at + _QUERIES_AT_ONCE]
-            similarities = np.concatenate(window) @ self._codec.centroids.T
-            bounds = np.cumsum([len(query) for query in window])[:-1]
-            for query, part in zip(window, np.split(similarities, bounds)):
-                yield self._search_one(query, part, k, mask)
+        if self._searcher is None:
+            self._searcher = make_searcher(self._codec, self._segments, self.settings.engine)
+        lengths = np.concatenate([np.diff(segment.offsets) for segment in self._segments])
+        possible = lengths > 0 if mask is None else (lengths > 0) & mask
+        for query in check_multi_queries(queries, self._codec.width):
+            if len(query):
+                positions, scores = self._search_one(self._searcher, query, k, possible)
+                yield positions[:k], scores[:k]
+            else:
+                yield np.empty(0, np.int64), np.empty(0, np.float32)
 
     def _search_one(
-        self, query: Floats, similarities: Floats, k: int, mask: NDArray[np.bool_] | None
+        self,
+        searcher: NumpySearcher | NativeSearcher,
+        query: Floats,
+        k: int,
+        possible: NDArray[np.bool_],
     ) -> Ranking:
-        assert self._codec is not None
-        chosen = self._candidates(similarities, k, mask) if len(query) else np.empty(0, np.int64)
-        scores = maxsim(query, similarities, chosen, self._tokens, self._codec)
-        order = np.argsort(-scores, kind="stable")[:k]
-        return chosen[order], scores[order]
-
-    def _candidates(
-        self, similarities: Floats, k: int, mask: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        """The documents whose residuals are worth a look, in order of position.
+        """Search as the settings say.
 
         A filter that leaves a share of the documents widens the search by as much, so that as
-        many of them are met; few documents are all looked at. So are all, if it must be, until
+        many of them are met; few documents are all scored. So are all, if it must be, until
         there are `k`.
         """
-        has_tokens = np.diff(self._tokens.offsets) > 0
-        possible = has_tokens if mask is None else has_tokens & mask
-        count = int(possible.sum())
-        wanted = max(self.settings.candidates, 2 * k)
-        if count <= wanted:
-            return np.flatnonzero(possible)
-        most = similarities.shape[1]
-        probes = min(most, self.settings.probes * len(possible) // count)
+        assert self._codec is not None
+        settings, count = self.settings, int(possible.sum())
+        scored = max(settings.scored, 2 * k)
+        rescored = max(settings.rescored, k) if settings.keep_tokens else 0
+        if count <= scored:
+            return searcher.rank(query, np.flatnonzero(possible), rescored)
+        most = len(self._codec.centroids)
+        probes = min(most, settings.probes * len(possible) // count)
         while True:
-            found, scores = probe(
-                similarities,
-                self._current_lists(),
-                probes=probes,
-                documents=len(possible),
-                mask=mask,
-            )
-            if len(found) >= k or probes == most:
-                break
+            effort = Effort(probes, max(settings.candidates, scored), scored, rescored)
+            positions, scores = searcher.search(query, effort, possible)
+            if len(positions) >= k or probes == most:
+                return positions, scores
             probes = min(most, 2 * probes)
-        if len(found) > wanted:
-            found = np.sort(found[np.argpartition(-scores, wanted)[:wanted]])
-        return found
-
-    def _current_lists(self) -> InvertedLists:
-        if self._lists is None:
-            assert self._codec is not None
-            codes, offsets = self._tokens["codes"], self._tokens.offsets
-            self._lists = invert(codes, offsets, len(self._codec.centroids))
-        return self._lists
 
     def _write(self, version: Path) -> None:
-        arrays = self._tokens.arrays()
         if self._codec is not None:
-            lists = self._current_lists()
-            arrays |= {
+            codec: dict[str, NDArray[Any]] = {
                 "centroids": self._codec.centroids.astype(np.float16),
                 "values": self._codec.values,
-                "list_starts": lists.starts,
-                "list_documents": lists.documents,
             }
-        save_arrays(version / "plaid.safetensors", arrays)
+            save_arrays(version / "codec.safetensors", codec)
+        for number, segment in enumerate(self._segments):
+            save_arrays(version / f"segment-{number:06d}.safetensors", segment.arrays())
 
     def _read(self, version: Path) -> None:
-        arrays = map_arrays(version / "plaid.safetensors")
-        if "centroids" in arrays:
+        if (version / "codec.safetensors").is_file():
+            arrays = map_arrays(version / "codec.safetensors")
             self._codec = ResidualCodec(
-                centroids=arrays.pop("centroids").astype(np.float32),
-                values=np.array(arrays.pop("values")),
+                centroids=arrays["centroids"].astype(np.float32), values=np.array(arrays["values"])
             )
-            self._lists = InvertedLists(arrays.pop("list_starts"), arrays.pop("list_documents"))
-        self._tokens = RaggedRows.from_arrays(arrays)
+        for path in sorted(version.glob("segment-*.safetensors")):
+            self._segments.append(Segment.from_arrays(map_arrays(path)))
+
+
+def _no_tokens() -> EncodedTokens:
+    """Of documents that came before any token did, so that nothing was learned."""
+    return EncodedTokens(
+        np.empty(0, np.uint16), np.empty((0, 0), np.uint8), np.empty(0, np.float16)
+    )
 
 
 def _units(tokens: Floats) -> Floats:

@@ -60,7 +60,7 @@ def test_decoded_tokens_keep_their_lengths(clustered: Tokens) -> None:
     tokens = clustered(100, 1) * lengths[:, None]
     codes, _ = CentroidSearch(codec.centroids).nearest(tokens)
     decoded = codec.decode(codec.encode(tokens, codes))
-    assert np.linalg.norm(decoded, axis=1) == pytest.approx(lengths, abs=1e-5)
+    assert np.linalg.norm(decoded, axis=1) == pytest.approx(lengths, abs=2e-3)  # float16
     assert np.array_equal(decoded[0], np.zeros(13))
 
 

@@ -291,7 +291,10 @@ def test_more_centroids_than_tokens_are_refused(tmp_path: Path, documents: Docum
 
 def _arrays(folder: Path) -> dict[str, NDArray[Any]]:
     version = folder / "versions" / (folder / "CURRENT").read_text().strip()
-    return map_arrays(version / "plaid.safetensors")
+    arrays: dict[str, NDArray[Any]] = {}
+    for path in version.glob("*.safetensors"):
+        arrays |= map_arrays(path)
+    return arrays
 
 
 def _centroids(folder: Path) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The two stages of a search against loops over all documents."""
+"""The stages of a search in NumPy against loops over all documents, in one segment and in three."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retrieval.indexing.plaid.codec import ResidualCodec
-from retrieval.indexing.plaid.inverted import InvertedLists, invert
+from retrieval.indexing.plaid.codec import EncodedTokens, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
-from retrieval.indexing.plaid.search import maxsim, probe
-from retrieval.indexing.ragged import RaggedRows
+from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
+from retrieval.indexing.plaid.segment import make_segment
 
 Tokens = Callable[[int, int], NDArray[np.float32]]
 
@@ -22,81 +21,93 @@ class Compressed(NamedTuple):
     """120 documents of 1 to 12 tokens, and a query of 5 tokens."""
 
     codec: ResidualCodec
-    rows: RaggedRows
+    searcher: NumpySearcher
+    bounds: NDArray[np.int64]
+    codes: NDArray[np.integer]
     decoded: NDArray[np.float32]
-    lists: InvertedLists
+    tokens: NDArray[np.float32]
     query: NDArray[np.float32]
     similarities: NDArray[np.float32]
 
     def centroid_scores(self) -> NDArray[np.float32]:
         """MaxSim of the query with every document's centroids."""
-        bounds = self.rows.offsets
-        parts = [
-            self.similarities[:, self.rows["codes"][bounds[at] : bounds[at + 1]]]
-            for at in range(120)
-        ]
-        return np.array([part.max(axis=1).sum() for part in parts], np.float32)
+        return self.maxsim(self.codec.centroids[self.codes])
+
+    def maxsim(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        parts = np.split(tokens, self.bounds[1:-1])
+        return np.array([(self.query @ part.T).max(axis=1).sum() for part in parts], np.float32)
 
 
-@pytest.fixture(scope="module")
-def compressed(clustered: Tokens) -> Compressed:
+@pytest.fixture(scope="module", params=[(0, 120), (0, 7, 8, 120)], ids=["one", "three"])
+def compressed(clustered: Tokens, request: pytest.FixtureRequest) -> Compressed:
     lengths = np.random.default_rng(0).integers(1, 13, 120)
     tokens = clustered(int(lengths.sum()), 1)
     centroids = fit_centroids(tokens, 64, iterations=3, seed=0)
     codes, _ = CentroidSearch(centroids).nearest(tokens)
     codec = ResidualCodec.fit(centroids, tokens, codes, 4)
     encoded = codec.encode(tokens, codes)
-    rows = RaggedRows()
-    rows.append(lengths.tolist(), **encoded._asdict())
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    segments = []
+    for first, last in zip(request.param, request.param[1:]):
+        rows = slice(bounds[first], bounds[last])
+        part = EncodedTokens(encoded.codes[rows], encoded.residuals[rows], encoded.scales[rows])
+        segments.append(make_segment(lengths[first:last].tolist(), part, tokens[rows]))
+    searcher = NumpySearcher(codec, segments)
     query = clustered(5, 2)
-    lists = invert(encoded.codes, rows.offsets, 64)
-    return Compressed(codec, rows, codec.decode(encoded), lists, query, query @ codec.centroids.T)
+    similarities = query @ codec.centroids.T
+    decoded = codec.decode(encoded)
+    return Compressed(codec, searcher, bounds, codes, decoded, tokens, query, similarities)
 
 
 def test_all_probes_give_the_scores_of_the_centroids(compressed: Compressed) -> None:
-    found, scores = probe(
-        compressed.similarities, compressed.lists, probes=64, documents=120, mask=None
-    )
+    found, scores = compressed.searcher.candidates(compressed.similarities, 64, None)
     assert found.tolist() == list(range(120))
     assert scores == pytest.approx(compressed.centroid_scores(), abs=1e-5)
+    again = compressed.searcher.centroid_scores(compressed.similarities, found)
+    assert again == pytest.approx(compressed.centroid_scores(), abs=1e-5)
 
 
 @pytest.mark.parametrize("probes", [1, 3, 10])
 def test_probes_find_the_documents_at_the_best_centroids(
     compressed: Compressed, probes: int
 ) -> None:
-    found, scores = probe(
-        compressed.similarities, compressed.lists, probes=probes, documents=120, mask=None
-    )
+    found, scores = compressed.searcher.candidates(compressed.similarities, probes, None)
     best = np.unique(np.argsort(-compressed.similarities, axis=1)[:, :probes])
-    bounds = compressed.rows.offsets
-    expected = [
-        at
-        for at in range(120)
-        if np.isin(compressed.rows["codes"][bounds[at] : bounds[at + 1]], best).any()
-    ]
-    assert found.tolist() == expected
+    parts = np.split(compressed.codes, compressed.bounds[1:-1])
+    assert found.tolist() == [at for at, part in enumerate(parts) if np.isin(part, best).any()]
     # What was not seen is put at the most that it can be.
     assert (scores >= compressed.centroid_scores()[found] - 1e-5).all()
 
 
 def test_a_mask_takes_documents_out_and_changes_no_other(compressed: Compressed) -> None:
     mask = np.arange(120) % 3 == 0
-    arguments = {"probes": 5, "documents": 120}
-    found, scores = probe(compressed.similarities, compressed.lists, mask=None, **arguments)
-    kept, masked = probe(compressed.similarities, compressed.lists, mask=mask, **arguments)
+    found, scores = compressed.searcher.candidates(compressed.similarities, 5, None)
+    kept, masked = compressed.searcher.candidates(compressed.similarities, 5, mask)
     assert kept.tolist() == found[mask[found]].tolist()
     assert masked == pytest.approx(scores[mask[found]], abs=1e-6)
 
 
 def test_residual_scores_are_those_of_the_decoded_tokens(compressed: Compressed) -> None:
-    chosen = np.arange(119, -1, -2)
-    bounds = compressed.rows.offsets
-    expected = [
-        (compressed.query @ compressed.decoded[bounds[at] : bounds[at + 1]].T).max(axis=1).sum()
-        for at in chosen
-    ]
-    scores = maxsim(
-        compressed.query, compressed.similarities, chosen, compressed.rows, compressed.codec
-    )
-    assert scores == pytest.approx(expected, abs=1e-5)
+    chosen = np.arange(1, 120, 2)
+    scores = compressed.searcher.residual_scores(compressed.query, compressed.similarities, chosen)
+    assert scores == pytest.approx(compressed.maxsim(compressed.decoded)[chosen], abs=1e-3)
+
+
+def test_exact_scores_are_those_of_the_tokens(compressed: Compressed) -> None:
+    chosen = np.arange(0, 120, 3)
+    scores = compressed.searcher.exact_scores(compressed.query, chosen)
+    assert scores == pytest.approx(compressed.maxsim(compressed.tokens)[chosen], abs=1e-2)
+
+
+def test_a_search_ranks_the_best_of_each_stage(compressed: Compressed) -> None:
+    whole = Effort(probes=64, candidates=120, scored=120, rescored=120)
+    positions, scores = compressed.searcher.search(compressed.query, whole, None)
+    exact = compressed.maxsim(compressed.tokens)
+    assert scores == pytest.approx(exact[positions], abs=1e-2)
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    narrow = Effort(probes=64, candidates=60, scored=20, rescored=10)
+    found, _ = compressed.searcher.search(compressed.query, narrow, None)
+    best = compressed.centroid_scores()
+    by_centroids = set(np.argsort(-best)[:20].tolist())
+    assert len(found) == 10
+    assert set(found.tolist()) <= by_centroids

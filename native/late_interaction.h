@@ -1,0 +1,57 @@
+// Late interaction: what one instruction set offers for building and searching PLAID indexes and
+// for exact MaxSim.
+#pragma once
+
+#include <cstdint>
+
+// K centroids of `width` components, a multiple of 8, and what a residual's bits stand for.
+struct PlaidCodec {
+    int32_t centroids, width, bits;
+    float value_scale;            // of `values`
+    const uint8_t* bytes;         // (K rounded up to a multiple of 8, width): 128 + a signed byte
+    const float* byte_scales;     // (K rounded up): a component is its scale * (byte - 128)
+    const uint8_t* values;        // (1 << bits): 128 + a signed byte
+};
+
+// Documents of consecutive positions; arrays as in retrieval/indexing/plaid/segment.py.
+struct PlaidSegment {
+    int64_t first_position, documents, lists;
+    const int64_t* offsets;
+    const void* codes;
+    const uint8_t* residuals;
+    const uint16_t* scales;
+    const int32_t* list_centroids;
+    const int64_t* list_starts;
+    const int32_t* list_documents;
+    const uint16_t* tokens;  // or null
+};
+
+struct PlaidView {
+    const PlaidCodec* codec;
+    const PlaidSegment* segments;
+    int32_t segment_count;
+    int32_t code_bytes;  // 2 or 4
+    int64_t documents;
+};
+
+// As in retrieval/indexing/plaid/numpy_search.py.
+struct PlaidEffort {
+    int32_t probes, candidates, scored, rescored;
+};
+
+// What a search did, for benchmarks; nanoseconds of each stage.
+struct PlaidStages {
+    int64_t nanoseconds[6];  // centroids, probes, candidates, by centroids, by residuals, exact
+    int64_t touched, scored, rescored;
+};
+
+struct LateInteractionKernels {
+    // Returns how many documents were ranked: at most what the last stage takes. mask: a byte for
+    // each position, 0 where it must not be found, or null. stages: or null.
+    int64_t (*search)(const PlaidView* view, const float* query, int32_t tokens,
+                      const PlaidEffort* effort, const uint8_t* mask, int64_t* positions,
+                      float* scores, PlaidStages* stages);
+    // Ranks `count` documents, at least one, each with a token; returns how many are left.
+    int64_t (*rank)(const PlaidView* view, const float* query, int32_t tokens, int32_t rescored,
+                    int64_t count, int64_t* positions, float* scores);
+};

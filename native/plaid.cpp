@@ -1,0 +1,728 @@
+// The search of a PLAID index, for one instruction set: the stages of numpy_search.py in integers.
+//
+// Scores of query tokens with centroids are 16-bit integers, a row for each centroid and a column
+// for each query token, so that a candidate's tokens are compared by the maximum of short integers.
+// Residuals are never decoded to floats: their bits choose bytes, which are multiplied as bytes.
+
+#include "bytes.h"
+#include "late_interaction.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+namespace {
+
+typedef int16_t Shorts __attribute__((vector_size(2 * COLUMN_GROUP)));
+
+// Centroids that share one maximum, by which most of them are passed over.
+constexpr int MOST_IN_BLOCK = 32;
+// Bins of approximate scores; the last candidates are those of a whole bin.
+constexpr int BINS = 4096;
+constexpr float LOWEST = -3e38f;
+
+struct Scored {
+    float score;
+    int64_t position;
+};
+
+inline bool is_better(const Scored& a, const Scored& b) {
+    return a.score > b.score || (a.score == b.score && a.position < b.position);
+}
+
+struct Gain {
+    float value;
+    uint32_t stamp;  // of the query token that last touched it
+};
+
+struct Probe {
+    int16_t score;
+    int32_t centroid;
+};
+
+// Query tokens as columns of panels, scaled to unit length.
+struct Query {
+    int tokens = 0, columns = 0;
+    std::vector<float> lengths;  // of each column; 0 where there is no token
+    std::vector<float> units;    // (tokens, width)
+    // With centroids: an int16 score is the sum of products and bias, times the factor.
+    std::vector<int8_t> centroid_panel;
+    std::vector<int32_t> centroid_bias;
+    std::vector<float> factors;
+    // With residuals: the sum of products and bias, and the centroid's score shifted left, are in
+    // one unit.
+    std::vector<int8_t> residual_panel;
+    std::vector<int32_t> residual_bias;
+    int plane_bytes = 0, depth = 0, shift = 0;
+    float unit = 0;
+    std::vector<float> float_panel;  // (width, columns), made where it is needed
+};
+
+// What a thread keeps between searches.
+struct Scratch {
+    Query query;
+    std::vector<int16_t> scores, block_best, thresholds;
+    std::vector<std::vector<Probe>> probes;
+    std::vector<Gain> gains;
+    uint32_t stamp = 0;
+    std::vector<int64_t> touched;
+    std::vector<Scored> candidates;
+    std::vector<int32_t> bins;
+    std::vector<uint8_t> rows;
+    std::vector<float> float_rows, best;
+    std::vector<int16_t> best_shorts;
+};
+
+thread_local Scratch scratch;
+
+int64_t now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+// Calls `f(first column, vectors as a constant)` for groups of 32 columns and a last one of 16.
+template <class F> inline void each_group(int columns, F f) {
+    int at = 0;
+    for (; at + 2 * COLUMN_GROUP <= columns; at += 2 * COLUMN_GROUP)
+        f(at, std::integral_constant<int, 2 * COLUMN_GROUP / LANES>());
+    if (at < columns) f(at, std::integral_constant<int, COLUMN_GROUP / LANES>());
+}
+
+int32_t rounded_levels(float value, float scale) {
+    const float level = std::nearbyint(value / scale);
+    return (int32_t)std::min((float)SIGNED_LEVELS, std::max((float)-SIGNED_LEVELS, level));
+}
+
+void put(std::vector<int8_t>& panel, std::vector<int32_t>& bias, int columns, int depth, int column,
+         int32_t level) {
+    panel[((size_t)(depth / 4) * columns + column) * 4 + depth % 4] = (int8_t)level;
+    bias[column] -= 128 * level;  // rows hold 128 more than what they stand for
+}
+
+void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
+    const int width = codec.width;
+    q.tokens = tokens;
+    q.columns = (tokens + COLUMN_GROUP - 1) / COLUMN_GROUP * COLUMN_GROUP;
+    q.lengths.assign(q.columns, 0);
+    q.units.resize((size_t)tokens * width);
+    q.factors.assign(q.columns, 0);
+    std::vector<float> largest(tokens);
+    float largest_of_all = 0;
+    for (int t = 0; t < tokens; ++t) {
+        const float* from = query + (size_t)t * width;
+        double square = 0;
+        for (int d = 0; d < width; ++d) square += (double)from[d] * from[d];
+        const float length = (float)std::sqrt(square);
+        q.lengths[t] = length;
+        for (int d = 0; d < width; ++d) {
+            const float unit = length > 0 ? from[d] / length : 0;
+            q.units[(size_t)t * width + d] = unit;
+            largest[t] = std::max(largest[t], std::fabs(unit));
+        }
+        largest_of_all = std::max(largest_of_all, largest[t]);
+    }
+    if (largest_of_all == 0) largest_of_all = 1;
+    // A cosine of 1 is `one`, a power of two below 2^15 whose unit is not finer than what the
+    // residuals' products come in.
+    const float finest = codec.value_scale * largest_of_all / SIGNED_LEVELS;
+    int exponent = 14;
+    while (exponent > 1 && std::ldexp(1.0f, -exponent) < finest) --exponent;
+    const float one = std::ldexp(1.0f, exponent);
+    q.shift = 0;
+    while (q.shift < 8 && std::ldexp(1.0f, -exponent - q.shift - 1) >= finest) ++q.shift;
+    q.unit = std::ldexp(1.0f, -exponent - q.shift);
+    const float level_of_all = q.unit / codec.value_scale;
+
+    const int per_byte = 8 / codec.bits, bytes = width / per_byte;
+    q.plane_bytes = (bytes + 3) / 4 * 4;
+    q.depth = per_byte * q.plane_bytes;
+    q.centroid_panel.assign((size_t)width * q.columns, 0);
+    q.centroid_bias.assign(q.columns, 0);
+    q.residual_panel.assign((size_t)q.depth * q.columns, 0);
+    q.residual_bias.assign(q.columns, 0);
+    for (int t = 0; t < tokens; ++t) {
+        const float* unit = q.units.data() + (size_t)t * width;
+        const float level = largest[t] > 0 ? largest[t] / SIGNED_LEVELS : 1;
+        q.factors[t] = level * one;
+        for (int d = 0; d < width; ++d) {
+            put(q.centroid_panel, q.centroid_bias, q.columns, d, t, rounded_levels(unit[d], level));
+            put(q.residual_panel, q.residual_bias, q.columns,
+                d % per_byte * q.plane_bytes + d / per_byte, t,
+                rounded_levels(unit[d], level_of_all));
+        }
+    }
+    q.float_panel.clear();
+}
+
+inline void store_shorts(int16_t* to, Ints value) {
+    typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
+    const Narrow narrow = __builtin_convertvector(value, Narrow);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+
+inline Ints load_shorts(const int16_t* from) {
+    typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, Ints);
+}
+
+inline Shorts load_group(const int16_t* from) {
+    Shorts out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+inline Shorts larger(Shorts a, Shorts b) { return a > b ? a : b; }
+
+// Scores of all centroids, and the largest of each block of them.
+void score_centroids(const PlaidCodec& codec, const Query& q, int block, Scratch& s) {
+    const int columns = q.columns;
+    const int64_t padded = (codec.centroids + 7) / 8 * 8;
+    s.scores.resize((size_t)padded * columns);
+    each_group(columns, [&](int column, auto vectors) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        Floats factors[VECTORS];
+        Ints bias[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            factors[v] = load(q.factors.data() + column + v * LANES);
+            bias[v] = load_ints(q.centroid_bias.data() + column + v * LANES);
+        }
+        for (int64_t k = 0; k < padded; k += ROWS_AT_ONCE) {
+            Ints sums[ROWS_AT_ONCE][VECTORS];
+            for (int r = 0; r < ROWS_AT_ONCE; ++r)
+                for (int v = 0; v < VECTORS; ++v) sums[r][v] = bias[v];
+            multiply_bytes(codec.bytes + k * codec.width, codec.width,
+                           q.centroid_panel.data() + 4 * column, columns, codec.width, sums);
+            for (int r = 0; r < ROWS_AT_ONCE; ++r) {
+                int16_t* to = s.scores.data() + (k + r) * columns + column;
+                for (int v = 0; v < VECTORS; ++v)
+                    store_shorts(to + v * LANES,
+                                 nearest_integers(to_floats(sums[r][v]) *
+                                                  (factors[v] * codec.byte_scales[k + r])));
+            }
+        }
+    });
+    const int64_t blocks = (codec.centroids + block - 1) / block;
+    s.block_best.resize((size_t)blocks * columns);
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t last = std::min<int64_t>(codec.centroids, (b + 1) * block);
+        for (int column = 0; column < columns; column += COLUMN_GROUP) {
+            const int16_t* from = s.scores.data() + column;
+            Shorts best = load_group(from + b * block * columns);
+            for (int64_t k = b * block + 1; k < last; ++k)
+                best = larger(best, load_group(from + k * columns));
+            std::memcpy(s.block_best.data() + b * columns + column, &best, sizeof best);
+        }
+    }
+}
+
+// For each column the largest score that at least `count` of the blocks' best reach.
+void find_thresholds(int columns, int64_t blocks, int count, Scratch& s) {
+    s.thresholds.resize(columns);
+    for (int column = 0; column < columns; column += COLUMN_GROUP) {
+        Shorts threshold = Shorts{} + (int16_t)-32768;
+        for (int bit = 15; bit >= 0; --bit) {
+            // The first step, from the lowest number to 0, wraps around as it should.
+            const Shorts higher = threshold + (int16_t)(1u << bit);
+            Shorts reached = {};
+            for (int64_t b = 0; b < blocks; ++b)
+                reached -= (Shorts)(load_group(s.block_best.data() + b * columns + column) >=
+                                    higher);
+            const Shorts is_enough = (Shorts)(reached >= (int16_t)std::min(count, 32767));
+            threshold = is_enough ? higher : threshold;
+        }
+        std::memcpy(s.thresholds.data() + column, &threshold, sizeof threshold);
+    }
+}
+
+// A bit for each of 16 columns that reaches its threshold.
+inline uint32_t reaching(const int16_t* scores, Shorts thresholds) {
+    const Shorts is_there = (Shorts)(load_group(scores) >= thresholds);
+#if LANES == 16
+    return _mm256_movepi16_mask((__m256i)is_there);
+#elif LANES == 8
+    const __m256i narrow = _mm256_packs_epi16((__m256i)is_there, _mm256_setzero_si256());
+    const uint32_t bits = (uint32_t)_mm256_movemask_epi8(narrow);
+    return (bits & 0xff) | (bits >> 8 & 0xff00);
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < COLUMN_GROUP; ++lane) bits |= (uint32_t)(is_there[lane] & 1) << lane;
+    return bits;
+#endif
+}
+
+// The best centroids of each query token, best first.
+void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
+    const int columns = q.columns;
+    const int64_t blocks = (codec.centroids + block - 1) / block;
+    find_thresholds(columns, blocks, (int)std::min<int64_t>(wanted, blocks), s);
+    if ((int)s.probes.size() < columns) s.probes.resize(columns);
+    for (auto& each : s.probes) each.clear();
+    for (int column = 0; column < q.tokens; column += COLUMN_GROUP) {
+        const Shorts thresholds = load_group(s.thresholds.data() + column);
+        const uint32_t real = q.tokens - column >= COLUMN_GROUP ? 0xffff
+                                                                : (1u << (q.tokens - column)) - 1;
+        for (int64_t b = 0; b < blocks; ++b) {
+            if (!(reaching(s.block_best.data() + b * columns + column, thresholds) & real))
+                continue;
+            const int64_t last = std::min<int64_t>(codec.centroids, (b + 1) * block);
+            for (int64_t k = b * block; k < last; ++k) {
+                const int16_t* row = s.scores.data() + k * columns + column;
+                uint32_t bits = reaching(row, thresholds) & real;
+                for (; bits; bits &= bits - 1) {
+                    const int lane = __builtin_ctz(bits);
+                    s.probes[column + lane].push_back({row[lane], (int32_t)k});
+                }
+            }
+        }
+    }
+    const auto is_before = [](const Probe& a, const Probe& b) {
+        return a.score > b.score || (a.score == b.score && a.centroid < b.centroid);
+    };
+    for (int token = 0; token < q.tokens; ++token) {
+        std::vector<Probe>& each = s.probes[token];
+        if ((int64_t)each.size() > wanted) {
+            std::nth_element(each.begin(), each.begin() + wanted - 1, each.end(), is_before);
+            each.resize(wanted);
+        }
+        std::sort(each.begin(), each.end(), is_before);
+    }
+}
+
+// Where a centroid's list is in a segment; empty where it has none.
+inline void find_list(const PlaidSegment& segment, int32_t centroids, int32_t centroid,
+                      const int32_t*& from, const int32_t*& end) {
+    int64_t at = centroid;
+    if (segment.lists != centroids) {
+        const int32_t* first = segment.list_centroids;
+        at = std::lower_bound(first, first + segment.lists, centroid) - first;
+        if (at == segment.lists || first[at] != centroid) {
+            from = end = nullptr;
+            return;
+        }
+    }
+    from = segment.list_documents + segment.list_starts[at];
+    end = segment.list_documents + segment.list_starts[at + 1];
+}
+
+// Adds up what the documents of the probed centroids gain over the last probe of each query token.
+void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
+    if ((int64_t)s.gains.size() < view.documents || s.stamp > 0xffffffffu - 2 - (uint32_t)q.tokens) {
+        s.gains.assign(std::max<size_t>(s.gains.size(), view.documents), Gain{0, 0});
+        s.stamp = 0;
+    }
+    const uint32_t before = s.stamp;
+    s.touched.clear();
+    for (int token = 0; token < q.tokens; ++token) {
+        const std::vector<Probe>& probes = s.probes[token];
+        const uint32_t stamp = ++s.stamp;
+        const int16_t lowest = probes.back().score;
+        for (const Probe& probe : probes) {
+            const float gain = (float)(probe.score - lowest) * q.lengths[token];
+            for (int number = 0; number < view.segment_count; ++number) {
+                const PlaidSegment& segment = view.segments[number];
+                const int32_t *each, *end;
+                find_list(segment, view.codec->centroids, probe.centroid, each, end);
+                Gain* gains = s.gains.data() + segment.first_position;
+                for (; each != end; ++each) {
+                    Gain& at = gains[*each];
+                    if (at.stamp == stamp) continue;
+                    if (at.stamp <= before) {
+                        const int64_t position = segment.first_position + *each;
+                        if (mask && !mask[position]) continue;
+                        s.touched.push_back(position);
+                        at.value = gain;
+                    } else {
+                        at.value += gain;
+                    }
+                    at.stamp = stamp;
+                }
+            }
+        }
+    }
+}
+
+// The touched documents with the highest gains: `wanted`, and what is as good as the last of them
+// by a bin's width.
+void choose_candidates(int wanted, Scratch& s) {
+    s.candidates.clear();
+    const Gain* gains = s.gains.data();
+    float most = 0;
+    if ((int64_t)s.touched.size() > wanted)
+        for (const int64_t position : s.touched) most = std::max(most, gains[position].value);
+    if (most == 0) {
+        for (const int64_t position : s.touched) s.candidates.push_back({0, position});
+        if ((int64_t)s.candidates.size() > wanted) {
+            std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted,
+                             s.candidates.end(), is_better);
+            s.candidates.resize(wanted);
+        }
+        return;
+    }
+    const float to_bin = (BINS - 1) / most;
+    s.bins.assign(BINS, 0);
+    for (const int64_t position : s.touched) ++s.bins[(int)(gains[position].value * to_bin)];
+    int lowest = BINS;
+    for (int64_t count = 0; lowest > 0 && count < wanted;) count += s.bins[--lowest];
+    for (const int64_t position : s.touched)
+        if ((int)(gains[position].value * to_bin) >= lowest)
+            s.candidates.push_back({gains[position].value, position});
+}
+
+inline const PlaidSegment& segment_of(const PlaidView& view, int64_t position) {
+    int low = 0, high = view.segment_count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        (view.segments[middle].first_position <= position ? low : high) = middle;
+    }
+    return view.segments[low];
+}
+
+template <class Code>
+void maximum_of_centroids(const Code* code, const Code* end, const int16_t* scores, int columns,
+                          int16_t* best) {
+    int column = 0;
+    for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
+        const int16_t* from = scores + column;
+        Shorts a = load_group(from + (size_t)*code * columns);
+        Shorts b = load_group(from + (size_t)*code * columns + COLUMN_GROUP);
+        Shorts c = a, d = b;
+        const Code* each = code + 1;
+        for (; each + 2 <= end; each += 2) {
+            const int16_t* row = from + (size_t)each[0] * columns;
+            const int16_t* other = from + (size_t)each[1] * columns;
+            a = larger(a, load_group(row));
+            b = larger(b, load_group(row + COLUMN_GROUP));
+            c = larger(c, load_group(other));
+            d = larger(d, load_group(other + COLUMN_GROUP));
+        }
+        if (each < end) {
+            a = larger(a, load_group(from + (size_t)*each * columns));
+            b = larger(b, load_group(from + (size_t)*each * columns + COLUMN_GROUP));
+        }
+        a = larger(a, c), b = larger(b, d);
+        std::memcpy(best + column, &a, sizeof a);
+        std::memcpy(best + column + COLUMN_GROUP, &b, sizeof b);
+    }
+    if (column < columns) {
+        Shorts a = load_group(scores + column + (size_t)*code * columns);
+        for (const Code* each = code + 1; each < end; ++each)
+            a = larger(a, load_group(scores + column + (size_t)*each * columns));
+        std::memcpy(best + column, &a, sizeof a);
+    }
+}
+
+inline const char* code_address(const PlaidView& view, const PlaidSegment& segment, int64_t token) {
+    return (const char*)segment.codes + token * view.code_bytes;
+}
+
+// Scores candidates by their centroids alone and keeps the best.
+void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
+    constexpr int AHEAD = 3;
+    s.best_shorts.resize(q.columns);
+    for (size_t at = 0; at < s.candidates.size(); ++at) {
+        if (at + AHEAD < s.candidates.size()) {
+            const int64_t position = s.candidates[at + AHEAD].position;
+            const PlaidSegment& segment = segment_of(view, position);
+            const int64_t* offsets = segment.offsets + (position - segment.first_position);
+            const char* from = code_address(view, segment, offsets[0]);
+            const char* end = code_address(view, segment, offsets[1]);
+            for (; from < end; from += 64) __builtin_prefetch(from);
+        }
+        const int64_t position = s.candidates[at].position;
+        const PlaidSegment& segment = segment_of(view, position);
+        const int64_t* offsets = segment.offsets + (position - segment.first_position);
+        if (view.code_bytes == 2)
+            maximum_of_centroids((const uint16_t*)segment.codes + offsets[0],
+                                 (const uint16_t*)segment.codes + offsets[1], s.scores.data(),
+                                 q.columns, s.best_shorts.data());
+        else
+            maximum_of_centroids((const int32_t*)segment.codes + offsets[0],
+                                 (const int32_t*)segment.codes + offsets[1], s.scores.data(),
+                                 q.columns, s.best_shorts.data());
+        Floats total = {};
+        for (int column = 0; column < q.columns; column += LANES)
+            total += to_floats(load_shorts(s.best_shorts.data() + column)) *
+                     load(q.lengths.data() + column);
+        s.candidates[at].score = sum(total);
+    }
+    if ((int64_t)s.candidates.size() > wanted) {
+        std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted, s.candidates.end(),
+                         is_better);
+        s.candidates.resize(wanted);
+    }
+}
+
+#if LANES == 16
+typedef __m512i ByteVector;
+inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
+    return _mm512_shuffle_epi8(table, numbers);
+}
+#elif LANES == 8
+typedef __m256i ByteVector;
+inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
+    return _mm256_shuffle_epi8(table, numbers);
+}
+#endif
+
+// Writes the bytes that a token's residual stands for, plane by plane; up to 64 bytes behind the
+// last plane are overwritten.
+struct Decoder {
+    int bits, bytes, plane_bytes;
+    const uint8_t* values;
+#if LANES >= 8
+    ByteVector table;
+#endif
+
+    Decoder(const PlaidCodec& codec, const Query& q)
+        : bits(codec.bits), bytes(codec.width * codec.bits / 8), plane_bytes(q.plane_bytes),
+          values(codec.values) {
+#if LANES >= 8
+        alignas(64) uint8_t repeated[sizeof(ByteVector)] = {};
+        if (bits < 8)
+            for (size_t at = 0; at < sizeof repeated; ++at)
+                repeated[at] = values[at % 16 & ((1 << bits) - 1)];
+        std::memcpy(&table, repeated, sizeof table);
+#endif
+    }
+
+    void operator()(const uint8_t* from, uint8_t* to) const {
+        if (bits == 8) {
+            std::memcpy(to, from, bytes);
+            return;
+        }
+#if LANES >= 8
+        constexpr int STEP = sizeof(ByteVector);
+        const int planes = 8 / bits;
+        for (int at = 0; at < bytes; at += STEP) {
+            ByteVector packed;
+            if (at + STEP <= bytes) {
+                std::memcpy(&packed, from + at, sizeof packed);
+            } else {
+                uint8_t last[STEP] = {};
+                std::memcpy(last, from + at, bytes - at);
+                std::memcpy(&packed, last, sizeof packed);
+            }
+            for (int plane = 0; plane < planes; ++plane) {
+                const Words shifted = (Words)packed >> (bits * plane);
+                const ByteVector numbers =
+                    (ByteVector)(shifted & (0x01010101u * ((1u << bits) - 1)));
+                const ByteVector chosen = choose_bytes(table, numbers);
+                uint8_t* plane_to = to + plane * plane_bytes + at;
+                if (at + STEP <= plane_bytes)
+                    std::memcpy(plane_to, &chosen, sizeof chosen);
+                else
+                    std::memcpy(plane_to, &chosen, plane_bytes - at);
+            }
+        }
+#else
+        for (int plane = 0; plane < 8 / bits; ++plane)
+            for (int at = 0; at < bytes; ++at)
+                to[plane * plane_bytes + at] =
+                    values[from[at] >> (bits * plane) & ((1 << bits) - 1)];
+#endif
+    }
+};
+
+inline int32_t code_of(const PlaidView& view, const PlaidSegment& segment, int64_t token) {
+    return view.code_bytes == 2 ? ((const uint16_t*)segment.codes)[token]
+                                : ((const int32_t*)segment.codes)[token];
+}
+
+inline float weighted_sum(const Query& q, const float* best) {
+    Floats total = {};
+    for (int column = 0; column < q.columns; column += LANES)
+        total += load(best + column) * load(q.lengths.data() + column);
+    return sum(total);
+}
+
+// MaxSim of one document from its codes and residuals.
+float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
+                         int64_t position, Scratch& s) {
+    const PlaidSegment& segment = segment_of(view, position);
+    const int64_t* offsets = segment.offsets + (position - segment.first_position);
+    const int columns = q.columns, residual_bytes = decode.bytes;
+    float* best = s.best.data();
+    std::fill(best, best + columns, LOWEST);
+    for (int64_t token = offsets[0]; token < offsets[1]; token += ROWS_AT_ONCE) {
+        const int16_t* scores[ROWS_AT_ONCE];
+        float scales[ROWS_AT_ONCE];
+        for (int r = 0; r < ROWS_AT_ONCE; ++r) {
+            // The last one fills the block up: a maximum takes no notice.
+            const int64_t at = std::min(token + r, offsets[1] - 1);
+            scores[r] = s.scores.data() + (size_t)code_of(view, segment, at) * columns;
+            scales[r] = widen_float16(segment.scales[at]);
+            decode(segment.residuals + at * residual_bytes, s.rows.data() + r * q.depth);
+        }
+        each_group(columns, [&](int column, auto vectors) {
+            constexpr int VECTORS = decltype(vectors)::value;
+            Ints sums[ROWS_AT_ONCE][VECTORS];
+            for (int r = 0; r < ROWS_AT_ONCE; ++r)
+                for (int v = 0; v < VECTORS; ++v) {
+                    const int at = column + v * LANES;
+                    sums[r][v] = (load_shorts(scores[r] + at) << q.shift) +
+                                 load_ints(q.residual_bias.data() + at);
+                }
+            multiply_bytes(s.rows.data(), q.depth, q.residual_panel.data() + 4 * column, columns,
+                           q.depth, sums);
+            for (int v = 0; v < VECTORS; ++v) {
+                Floats most = load(best + column + v * LANES);
+                for (int r = 0; r < ROWS_AT_ONCE; ++r)
+                    most = larger(most, to_floats(sums[r][v]) * scales[r]);
+                store(best + column + v * LANES, most);
+            }
+        });
+    }
+    return weighted_sum(q, best) * q.unit;
+}
+
+void prefetch_document(const PlaidView& view, int64_t position, int residual_bytes) {
+    const PlaidSegment& segment = segment_of(view, position);
+    const int64_t* offsets = segment.offsets + (position - segment.first_position);
+    const char* from = (const char*)segment.residuals + offsets[0] * residual_bytes;
+    const char* end = (const char*)segment.residuals + offsets[1] * residual_bytes;
+    for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
+    __builtin_prefetch(segment.scales + offsets[0]);
+    __builtin_prefetch(segment.scales + offsets[0] + 32);
+}
+
+// MaxSim of one document from its kept tokens, in float.
+float score_exactly(const PlaidView& view, const Query& q, int64_t position, Scratch& s) {
+    constexpr int ROWS = LANES == 4 ? 1 : ROWS_AT_ONCE;
+    const PlaidSegment& segment = segment_of(view, position);
+    const int64_t* offsets = segment.offsets + (position - segment.first_position);
+    const int columns = q.columns, width = view.codec->width;
+    float* best = s.best.data();
+    float* rows = s.float_rows.data();
+    std::fill(best, best + columns, LOWEST);
+    for (int64_t token = offsets[0]; token < offsets[1]; token += ROWS) {
+        for (int r = 0; r < ROWS; ++r) {
+            const int64_t at = std::min(token + r, offsets[1] - 1);
+            const uint16_t* from = segment.tokens + at * width;
+            int d = 0;
+            for (; d + LANES <= width; d += LANES)
+                store(rows + r * width + d, load_float16(from + d));
+            for (; d < width; ++d) rows[r * width + d] = widen_float16(from[d]);
+        }
+        each_group(columns, [&](int column, auto vectors) {
+            constexpr int VECTORS = decltype(vectors)::value;
+            Floats sums[ROWS][VECTORS] = {};
+            const float* panel = q.float_panel.data() + column;
+            for (int d = 0; d < width; ++d, panel += columns) {
+                Floats right[VECTORS];
+                for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);
+                for (int r = 0; r < ROWS; ++r)
+                    for (int v = 0; v < VECTORS; ++v) sums[r][v] += rows[r * width + d] * right[v];
+            }
+            for (int v = 0; v < VECTORS; ++v) {
+                Floats most = load(best + column + v * LANES);
+                for (int r = 0; r < ROWS; ++r) most = larger(most, sums[r][v]);
+                store(best + column + v * LANES, most);
+            }
+        });
+    }
+    return weighted_sum(q, best);
+}
+
+void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
+    if ((int64_t)candidates.size() > wanted) {
+        std::nth_element(candidates.begin(), candidates.begin() + wanted, candidates.end(),
+                         is_better);
+        candidates.resize(wanted);
+    }
+}
+
+// Scores the candidates by residuals, and the best of them exactly, and writes them, best first.
+int64_t finish(const PlaidView& view, int rescored, int64_t* positions, float* scores, Scratch& s,
+               PlaidStages* stages) {
+    Query& q = s.query;
+    const int width = view.codec->width;
+    int64_t started = stages ? now() : 0;
+    const Decoder decode(*view.codec, q);
+    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth + 64);
+    s.best.resize(q.columns);
+    for (size_t at = 0; at < s.candidates.size(); ++at) {
+        if (at + 1 < s.candidates.size())
+            prefetch_document(view, s.candidates[at + 1].position, decode.bytes);
+        s.candidates[at].score = score_by_residuals(view, q, decode, s.candidates[at].position, s);
+    }
+    if (stages) {
+        stages->nanoseconds[4] += now() - started;
+        stages->scored += s.candidates.size();
+        started = now();
+    }
+    bool has_tokens = true;
+    for (int number = 0; number < view.segment_count; ++number)
+        has_tokens = has_tokens && (view.segments[number].tokens || !view.segments[number].documents);
+    if (rescored > 0 && has_tokens) {
+        keep_best(s.candidates, rescored);
+        q.float_panel.assign((size_t)width * q.columns, 0);
+        for (int t = 0; t < q.tokens; ++t)
+            for (int d = 0; d < width; ++d)
+                q.float_panel[(size_t)d * q.columns + t] = q.units[(size_t)t * width + d];
+        s.float_rows.resize((size_t)ROWS_AT_ONCE * width);
+        for (Scored& each : s.candidates) each.score = score_exactly(view, q, each.position, s);
+        if (stages) stages->rescored += s.candidates.size();
+    }
+    std::sort(s.candidates.begin(), s.candidates.end(), is_better);
+    for (size_t at = 0; at < s.candidates.size(); ++at) {
+        positions[at] = s.candidates[at].position;
+        scores[at] = s.candidates[at].score;
+    }
+    if (stages) stages->nanoseconds[5] += now() - started;
+    return (int64_t)s.candidates.size();
+}
+
+// Few enough centroids in a block that there are many more blocks than probes.
+int block_size(int centroids, int probes) {
+    int block = MOST_IN_BLOCK;
+    while (block > 1 && centroids / block < 4 * probes) block /= 2;
+    return block;
+}
+
+int64_t search(const PlaidView* view, const float* query, int32_t tokens,
+               const PlaidEffort* effort, const uint8_t* mask, int64_t* positions, float* scores,
+               PlaidStages* stages) {
+    Scratch& s = scratch;
+    Query& q = s.query;
+    int64_t times[5] = {};
+    const auto mark = [&](int at) {
+        if (stages) times[at] = now();
+    };
+    const int block = block_size(view->codec->centroids, effort->probes);
+    mark(0);
+    prepare(q, *view->codec, query, tokens);
+    score_centroids(*view->codec, q, block, s);
+    mark(1);
+    find_probes(*view->codec, q, effort->probes, block, s);
+    mark(2);
+    gather(*view, q, mask, s);
+    choose_candidates(effort->candidates, s);
+    mark(3);
+    if ((int64_t)s.candidates.size() > effort->scored)
+        score_by_centroids(*view, q, effort->scored, s);
+    mark(4);
+    if (stages) {
+        for (int at = 0; at < 4; ++at) stages->nanoseconds[at] += times[at + 1] - times[at];
+        stages->touched += s.touched.size();
+    }
+    return finish(*view, effort->rescored, positions, scores, s, stages);
+}
+
+int64_t rank(const PlaidView* view, const float* query, int32_t tokens, int32_t rescored,
+             int64_t count, int64_t* positions, float* scores) {
+    Scratch& s = scratch;
+    prepare(s.query, *view->codec, query, tokens);
+    score_centroids(*view->codec, s.query, MOST_IN_BLOCK, s);
+    s.candidates.clear();
+    for (int64_t at = 0; at < count; ++at) s.candidates.push_back({0, positions[at]});
+    return finish(*view, rescored, positions, scores, s, nullptr);
+}
+
+}  // namespace
+
+extern const LateInteractionKernels LATE_INTERACTION_KERNELS;
+const LateInteractionKernels LATE_INTERACTION_KERNELS = {search, rank};

@@ -1,0 +1,192 @@
+"""The stages of a search through the compiled library; the same answers as `numpy_search`.
+
+Each search runs on the thread that asks for it and lets other Python threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval import native
+from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.numpy_search import Effort, Mask, Positions
+from retrieval.indexing.plaid.segment import Segment
+
+STAGES = ("centroids", "probes", "candidates", "by centroids", "by residuals", "exact")
+
+_ROWS = 8
+"""Rows that the library multiplies at a time."""
+
+
+class _Codec(ctypes.Structure):
+    _fields_ = (
+        ("centroids", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("value_scale", ctypes.c_float),
+        ("bytes", ctypes.c_void_p),
+        ("byte_scales", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+    )
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = (
+        ("first_position", ctypes.c_int64),
+        ("documents", ctypes.c_int64),
+        ("lists", ctypes.c_int64),
+        ("offsets", ctypes.c_void_p),
+        ("codes", ctypes.c_void_p),
+        ("residuals", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("list_centroids", ctypes.c_void_p),
+        ("list_starts", ctypes.c_void_p),
+        ("list_documents", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+    )
+
+
+class _View(ctypes.Structure):
+    _fields_ = (
+        ("codec", ctypes.POINTER(_Codec)),
+        ("segments", ctypes.POINTER(_Segment)),
+        ("segment_count", ctypes.c_int32),
+        ("code_bytes", ctypes.c_int32),
+        ("documents", ctypes.c_int64),
+    )
+
+
+class _Effort(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int32) for name in Effort._fields)
+
+
+class Stages(ctypes.Structure):
+    """What searches did, added up: nanoseconds by stage, documents touched, scored, rescored."""
+
+    _fields_ = (
+        ("nanoseconds", ctypes.c_int64 * len(STAGES)),
+        ("touched", ctypes.c_int64),
+        ("scored", ctypes.c_int64),
+        ("rescored", ctypes.c_int64),
+    )
+
+
+class NativeSearcher:
+    """Searches segments that share a codec; positions count through all of them.
+
+    Products are of bytes: of a score up to 32, a sum of 32 cosines, some 0.01 is rounding.
+    """
+
+    def __init__(self, codec: ResidualCodec, segments: Sequence[Segment]) -> None:
+        self._segments = [_contiguous(segment) for segment in segments]
+        self._rows, self._row_scales = _to_bytes(codec.centroids)
+        largest = float(np.abs(codec.values).max())
+        # At 8 bits the values are evenly spaced, and a number is its own byte.
+        scale = float(codec.values[255]) / 127 if codec.bits == 8 else max(largest, 1e-6) / 127
+        self._values = (np.rint(codec.values / scale) + 128).astype(np.uint8)
+        self._codec = _Codec(
+            len(codec.centroids),
+            codec.width,
+            codec.bits,
+            scale,
+            self._rows.ctypes.data,
+            self._row_scales.ctypes.data,
+            self._values.ctypes.data,
+        )
+        structures, first = [], 0
+        for segment in self._segments:
+            structures.append(_structure(segment, first))
+            first += segment.documents
+        self._structures = (_Segment * len(structures))(*structures)
+        code_bytes = 2 if len(codec.centroids) <= 1 << 16 else 4
+        self._view = _View(
+            ctypes.pointer(self._codec), self._structures, len(structures), code_bytes, first
+        )
+        self._search = native.loaded().retrieval_plaid_search
+        self._rank = native.loaded().retrieval_plaid_rank
+        self._search.restype = self._rank.restype = ctypes.c_int64
+
+    def search(
+        self,
+        query_MD: Floats,
+        effort: Effort,
+        mask: Mask | None,
+        stages: Stages | None = None,
+    ) -> tuple[Positions, Floats]:
+        """As `NumpySearcher.search`; `stages` gets what was done added to it."""
+        query_MD = np.ascontiguousarray(query_MD, np.float32)
+        bound = max(effort.scored, effort.rescored)
+        positions, scores = np.empty(bound, np.int64), np.empty(bound, np.float32)
+        mask = None if mask is None else np.ascontiguousarray(mask)
+        count = self._search(
+            ctypes.byref(self._view),
+            ctypes.c_void_p(query_MD.ctypes.data),
+            len(query_MD),
+            ctypes.byref(_Effort(*effort)),
+            None if mask is None else ctypes.c_void_p(mask.ctypes.data),
+            ctypes.c_void_p(positions.ctypes.data),
+            ctypes.c_void_p(scores.ctypes.data),
+            None if stages is None else ctypes.byref(stages),
+        )
+        return positions[:count], scores[:count]
+
+    def rank(
+        self, query_MD: Floats, positions: Positions, rescored: int
+    ) -> tuple[Positions, Floats]:
+        """As `NumpySearcher.rank`."""
+        query_MD = np.ascontiguousarray(query_MD, np.float32)
+        ranked = np.array(positions, np.int64)
+        scores = np.empty(len(ranked), np.float32)
+        if not len(ranked):
+            return ranked, scores
+        count = self._rank(
+            ctypes.byref(self._view),
+            ctypes.c_void_p(query_MD.ctypes.data),
+            len(query_MD),
+            rescored,
+            ctypes.c_int64(len(ranked)),
+            ctypes.c_void_p(ranked.ctypes.data),
+            ctypes.c_void_p(scores.ctypes.data),
+        )
+        return ranked[:count], scores[:count]
+
+
+def _to_bytes(centroids_KD: Floats) -> tuple[NDArray[np.uint8], Floats]:
+    """Rows of 128 plus a signed byte, and their scales, filled up to whole blocks of rows."""
+    count = -(-len(centroids_KD) // _ROWS) * _ROWS
+    scales = np.ones(count, np.float32)
+    largest = np.abs(centroids_KD).max(axis=1)
+    scales[: len(largest)] = np.where(largest > 0, largest, 1) / 127
+    rows = np.full((count, centroids_KD.shape[1]), 128, np.uint8)
+    rounded = np.rint(centroids_KD / scales[: len(largest), None])
+    rows[: len(largest)] = (rounded + 128).astype(np.uint8)
+    return rows, scales
+
+
+def _contiguous(segment: Segment) -> Segment:
+    arrays = segment.arrays()
+    return Segment.from_arrays({name: np.ascontiguousarray(each) for name, each in arrays.items()})
+
+
+def _structure(segment: Segment, first: int) -> _Segment:
+    def address(array: NDArray[Any] | None) -> int | None:
+        return None if array is None else array.ctypes.data
+
+    return _Segment(
+        first,
+        segment.documents,
+        len(segment.lists.centroids),
+        address(segment.offsets),
+        address(segment.codes),
+        address(segment.residuals),
+        address(segment.scales),
+        address(segment.lists.centroids),
+        address(segment.lists.starts),
+        address(segment.lists.documents),
+        address(segment.tokens),
+    )

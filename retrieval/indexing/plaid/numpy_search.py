@@ -1,0 +1,189 @@
+"""The stages of a search in NumPy: readable, and what runs where nothing was compiled.
+
+Candidates come from the inverted lists, are ranked by their centroids alone, then by centroids and
+residuals, then, where the tokens are kept, exactly; each stage passes fewer documents on.
+
+Legend: M query tokens, K centroids, N documents of all segments, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.ragged import rows_of
+
+Positions = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_CHUNK_DOCUMENTS = 16
+"""Few enough that their residuals stay in the processor's cache until they are multiplied."""
+
+
+class Effort(NamedTuple):
+    """How far a search looks."""
+
+    probes: int
+    """Centroids that are looked at for each query token."""
+    candidates: int
+    """Documents that are ranked by their centroids."""
+    scored: int
+    """Documents that are ranked by centroids and residuals."""
+    rescored: int
+    """Documents that are scored exactly; 0 for none."""
+
+
+class NumpySearcher:
+    """Searches segments that share a codec; positions count through all of them.
+
+    Source: Santhanam et al. 2022, "PLAID", arXiv:2205.09707, with the estimate for what was not
+    seen of XTR, arXiv:2304.01982, in the first stage.
+    """
+
+    def __init__(self, codec: ResidualCodec, segments: Sequence[Segment]) -> None:
+        self._codec = codec
+        self._segments = list(segments)
+        self._bases = np.cumsum([0, *(segment.documents for segment in segments)])
+
+    def search(
+        self, query_MD: Floats, effort: Effort, mask: Mask | None
+    ) -> tuple[Positions, Floats]:
+        """Rank documents that have a token at a probed centroid.
+
+        Args:
+            query_MD: (M, D), M at least 1.
+            effort: bounds of the stages, each at least 1; `probes` at most K.
+            mask: (N,) True for documents that may be found; None where all may.
+
+        Returns:
+            Positions, best first, and their scores, float32: as many as the last stage takes.
+        """
+        similarities_MK = query_MD @ self._codec.centroids.T
+        found, gains = self.candidates(similarities_MK, effort.probes, mask)
+        found = _best(found, gains, effort.candidates)
+        if len(found) > effort.scored:
+            found = _best(found, self.centroid_scores(similarities_MK, found), effort.scored)
+        return self._finish(query_MD, similarities_MK, found, effort.rescored)
+
+    def rank(
+        self, query_MD: Floats, positions: Positions, rescored: int
+    ) -> tuple[Positions, Floats]:
+        """Rank the documents at `positions`, ascending, each of which has a token."""
+        return self._finish(query_MD, query_MD @ self._codec.centroids.T, positions, rescored)
+
+    def _finish(
+        self, query_MD: Floats, similarities_MK: Floats, found: Positions, rescored: int
+    ) -> tuple[Positions, Floats]:
+        scores = self.residual_scores(query_MD, similarities_MK, found)
+        if rescored and all(segment.tokens is not None for segment in self._segments):
+            found = _best(found, scores, rescored)
+            scores = self.exact_scores(query_MD, found)
+        order = np.argsort(-scores, kind="stable")
+        return found[order], scores[order]
+
+    def candidates(
+        self, similarities_MK: Floats, probes: int, mask: Mask | None
+    ) -> tuple[Positions, Floats]:
+        """The documents at one of the query tokens' best centroids, ascending, and estimates.
+
+        A query token's part in a document's score is that of the document's best probed centroid.
+        For a document at none of them it is that of the last centroid probed, which it can't
+        exceed.
+        """
+        count, documents = similarities_MK.shape[1], int(self._bases[-1])
+        best_MP = np.argpartition(similarities_MK, count - probes, axis=1)[:, count - probes :]
+        gains = np.zeros(documents, np.float32)
+        is_hit = np.zeros(documents, np.bool_)
+        last = np.empty(documents, np.int64)
+        floor = np.float32(0)
+        for similarities_K, chosen in zip(similarities_MK, best_MP):
+            ascending = chosen[np.argsort(similarities_K[chosen], kind="stable")]
+            lowest = similarities_K[ascending[0]]
+            floor += lowest
+            for base, segment in zip(self._bases, self._segments):
+                starts, ends = segment.lists.places(ascending)
+                entries, _ = rows_of(starts, ends)
+                found = segment.lists.documents[entries] + base
+                scores = np.repeat(similarities_K[ascending], ends - starts)
+                if mask is not None:
+                    keep = mask[found]
+                    found, scores = found[keep], scores[keep]
+                # Of a document's entries the last one, the best, stays.
+                places = np.arange(len(found))
+                last[found] = places
+                is_best = last[found] == places
+                found, scores = found[is_best], scores[is_best]
+                gains[found] += scores - lowest
+                is_hit[found] = True
+        hits = np.flatnonzero(is_hit)
+        return hits, gains[hits] + floor
+
+    def centroid_scores(self, similarities_MK: Floats, positions: Positions) -> Floats:
+        """MaxSim where every token stands at its centroid."""
+        similarities_KM = np.ascontiguousarray(similarities_MK.T)
+
+        def products(segment: Segment, rows: Positions) -> Floats:
+            return np.take(similarities_KM, segment.codes[rows], axis=0)
+
+        return self._maxsim(positions, products)
+
+    def residual_scores(
+        self, query_MD: Floats, similarities_MK: Floats, positions: Positions
+    ) -> Floats:
+        """MaxSim with the decoded tokens.
+
+        A token's dot product is that of its centroid, which is there already, plus that of its
+        residual, times its scale: the centroid's vector is never read.
+        """
+        similarities_KM = np.ascontiguousarray(similarities_MK.T)
+
+        def products(segment: Segment, rows: Positions) -> Floats:
+            packed = np.take(segment.residuals, rows, axis=0)
+            found: Floats = self._codec.residuals(packed) @ query_MD.T
+            found += np.take(similarities_KM, segment.codes[rows], axis=0)
+            found *= segment.scales[rows][:, None].astype(np.float32)
+            return found
+
+        return self._maxsim(positions, products)
+
+    def exact_scores(self, query_MD: Floats, positions: Positions) -> Floats:
+        """MaxSim with the tokens that were kept."""
+
+        def products(segment: Segment, rows: Positions) -> Floats:
+            assert segment.tokens is not None
+            return segment.tokens[rows].astype(np.float32) @ query_MD.T
+
+        return self._maxsim(positions, products)
+
+    def _maxsim(
+        self, positions: Positions, products: Callable[[Segment, Positions], Floats]
+    ) -> Floats:
+        """Sum over query tokens the largest of `products(segment, rows)`, (rows, M)."""
+        scores = np.empty(len(positions), np.float32)
+        for segment, where, numbers in self._by_segment(positions):
+            for at in range(0, len(numbers), _CHUNK_DOCUMENTS):
+                part = numbers[at : at + _CHUNK_DOCUMENTS]
+                rows, starts = rows_of(segment.offsets[part], segment.offsets[part + 1])
+                best = np.maximum.reduceat(products(segment, rows), starts, axis=0)
+                scores[where[at : at + _CHUNK_DOCUMENTS]] = best.sum(axis=1)
+        return scores
+
+    def _by_segment(self, positions: Positions) -> Iterator[tuple[Segment, Positions, Positions]]:
+        """Each segment with the places in `positions` and the numbers in it of its documents."""
+        owners = np.searchsorted(self._bases, positions, side="right") - 1
+        for number, segment in enumerate(self._segments):
+            where = np.flatnonzero(owners == number)
+            if len(where):
+                yield segment, where, positions[where] - self._bases[number]
+
+
+def _best(positions: Positions, scores: Floats, count: int) -> Positions:
+    """The `count` positions with the highest scores, in order of position."""
+    if len(positions) <= count:
+        return positions
+    return np.sort(positions[np.argpartition(-scores, count)[:count]])
