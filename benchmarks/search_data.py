@@ -45,16 +45,26 @@ QUERIES = 1_000
 SEED = 0
 
 
-class SearchData(NamedTuple):
-    """Documents and queries, mapped from their files."""
+class Paths(NamedTuple):
+    """The files of a set of documents, and the queries."""
 
-    tokens: NDArray[np.float16]
-    """(T, D), document after document, unit length."""
-    token_ids: NDArray[np.int32]
+    tokens: Path
+    """(T, D) float16, document after document, unit length."""
+    token_ids: Path
+    """(T,) int32."""
+    lengths: Path
+    """(documents,) int64."""
+    queries: Path
+    """(Q, M, D) float16, unit length."""
+
+
+class SearchData(NamedTuple):
+    """Documents, queries and the truth."""
+
+    paths: Paths
     lengths: NDArray[np.int64]
-    queries: NDArray[np.float16]
-    """(Q, M, D), unit length."""
     truth: Truth
+    """Of the queries that were asked for."""
     is_real: bool
 
 
@@ -103,25 +113,34 @@ def prepare(
     """
     is_real = texts.is_dir()
     folder = folder if is_real else folder / "invented"
+    paths = _paths(folder, documents)
     folder.mkdir(parents=True, exist_ok=True)
-    if not all(path.exists() for path in _paths(folder, documents)):
-        if is_real:
-            _encode(folder, min(documents, DOCUMENTS), texts, processes)
-        if documents > DOCUMENTS:
-            prepare(folder if is_real else folder.parent, DOCUMENTS, 0, texts=texts)
-        _write_documents(folder, documents, is_real)
-    if not (folder / "queries.npy").exists():
-        _write_queries(folder, texts if is_real else None)
-    tokens, token_ids, lengths = (
-        np.load(path, mmap_mode="r") for path in _paths(folder, documents)
+    if documents > DOCUMENTS:
+        _make_documents(folder, DOCUMENTS, texts if is_real else None, processes)
+    _make_documents(folder, documents, texts if is_real else None, processes)
+    if not paths.queries.exists():
+        _write_queries(paths.queries, texts if is_real else None)
+    lengths = np.load(paths.lengths)
+    truth = _truth(
+        folder / f"gt_{documents}.npz",
+        np.load(paths.queries)[:queries],
+        np.load(paths.tokens, mmap_mode="r"),
+        lengths,
     )
-    asked = np.load(folder / "queries.npy")[:queries]
-    truth = _truth(folder, documents, asked, tokens, np.asarray(lengths))
-    return SearchData(tokens, token_ids, np.asarray(lengths), asked, truth, is_real)
+    return SearchData(paths, lengths, truth, is_real)
 
 
-def _paths(folder: Path, documents: int) -> list[Path]:
-    return [folder / f"{kind}_{documents}.npy" for kind in ("docs", "tokids", "doclens")]
+def _paths(folder: Path, documents: int) -> Paths:
+    kinds = ("docs", "tokids", "doclens")
+    return Paths(*(folder / f"{kind}_{documents}.npy" for kind in kinds), folder / "queries.npy")
+
+
+def _make_documents(folder: Path, documents: int, texts: Path | None, processes: int) -> None:
+    if all(path.exists() for path in _paths(folder, documents)[:3]):
+        return
+    if texts is not None and documents <= DOCUMENTS:
+        _encode(folder, documents, texts, processes)
+    _write_documents(folder, documents, texts is not None)
 
 
 def _encode(folder: Path, documents: int, texts: Path, processes: int) -> None:
@@ -133,7 +152,7 @@ def _encode(folder: Path, documents: int, texts: Path, processes: int) -> None:
 
 
 def _write_documents(folder: Path, documents: int, is_real: bool) -> None:
-    paths = _paths(folder, documents)
+    paths = _paths(folder, documents)[:3]
     drafts = [path.with_suffix(".draft") for path in paths]
     tokens = _GrowingFile(drafts[0], np.float16, WIDTH)
     ids = _GrowingFile(drafts[1], np.int32)
@@ -155,7 +174,7 @@ def _write_documents(folder: Path, documents: int, is_real: bool) -> None:
 def _blocks(folder: Path, documents: int, is_real: bool) -> Iterator[Block]:
     """As many documents as are wanted, in blocks, and perhaps some more."""
     if documents > DOCUMENTS:
-        source = Block(*(np.load(path, mmap_mode="r") for path in _paths(folder, DOCUMENTS)))
+        source = Block(*(np.load(path, mmap_mode="r") for path in _paths(folder, DOCUMENTS)[:3]))
         rows = np.concatenate([[0], np.cumsum(source.lengths)])
         for at in range(0, DOCUMENTS, BLOCK):
             part = slice(rows[at], rows[at + BLOCK])
@@ -171,27 +190,25 @@ def _blocks(folder: Path, documents: int, is_real: bool) -> Iterator[Block]:
             yield invent(number, WIDTH, SEED)
 
 
-def _write_queries(folder: Path, texts: Path | None) -> None:
+def _write_queries(path: Path, texts: Path | None) -> None:
     if texts is None:
         queries = invent_queries(invent(0, WIDTH, SEED), QUERIES, QUERY_TOKENS, SEED)
     else:
         encoder = TokenEncoder(read_documents(texts)[:BLOCK])
         queries = np.stack(encoder.encode_queries(read_queries(texts)[:QUERIES]))
-    draft = folder / "queries.draft.npy"
+    draft = path.with_suffix(".draft.npy")
     np.save(draft, queries)
-    draft.rename(folder / "queries.npy")
+    draft.rename(path)
 
 
 def _truth(
-    folder: Path,
-    documents: int,
+    path: Path,
     queries: NDArray[np.float16],
     tokens: NDArray[np.float16],
     lengths: NDArray[np.int64],
 ) -> Truth:
     """The truth of the first queries; computed for those whose truth is not in the file."""
-    path = folder / f"gt_{documents}.npz"
-    depth = min(DEPTH, documents)
+    depth = min(DEPTH, len(lengths))
     ids, scores = np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
     if path.exists():
         with np.load(path) as found:
@@ -227,8 +244,8 @@ def main() -> None:
         processes=arguments.processes,
     )
     print(
-        f"{len(data.lengths):,} documents, {len(data.tokens):,} tokens (mean "
-        f"{data.lengths.mean():.1f}), {len(data.queries):,} queries"
+        f"{len(data.lengths):,} documents, {data.lengths.sum():,} tokens (mean "
+        f"{data.lengths.mean():.1f}), the truth of {len(data.truth.ids):,} queries"
     )
 
 

@@ -106,8 +106,9 @@ def _through_loader(home: Path) -> list[str]:
     libraries = home / "glibc" / "root" / "usr" / "lib" / "x86_64-linux-gnu"
     if not libraries.is_dir():
         return [str(python)]
-    # The system's own libraries come second, for what Python was linked with beside libc.
-    path = f"{libraries}:/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu"
+    # Then Python's own library, lest another release of it be found, and what it was linked with.
+    own = python.resolve().parents[1] / "lib"
+    path = f"{libraries}:{own}:/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu"
     loader = str(libraries / "ld-linux-x86-64.so.2")
     return [loader, "--argv0", str(python), "--library-path", path, str(python)]
 
