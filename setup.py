@@ -30,6 +30,13 @@ LINK_FLAGS = ["-static-libstdc++", "-static-libgcc"]
 if platform.system() == "Linux":
     LINK_FLAGS.append("-Wl,--exclude-libs,ALL")  # keep the C++ runtime's names to ourselves
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+# Compiled for each instruction set.
+KERNEL_SOURCES = [
+    "native/modernbert.cpp",
+    "native/int8.cpp",
+    "native/plaid.cpp",
+    "native/plaid_build.cpp",
+]
 INSTRUCTION_SETS = {"portable": []}
 # Attention on AMX tiles: the function's name and its flags.
 EMULATED_TILES = {"portable_emulated_tile_attention": ["-DEMULATE_TILES"]}
@@ -75,12 +82,13 @@ class BuildLibrary(build_ext):
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
-                ["native/modernbert.cpp", "native/int8.cpp", "native/plaid.cpp"],
+                KERNEL_SOURCES,
                 output_dir=str(folder / name),
                 macros=[
                     ("KERNELS", f"{name}_kernels"),
                     ("INT8_KERNELS", f"{name}_int8_kernels"),
                     ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
+                    ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
                 ],
                 extra_postargs=[*FLAGS, *flags],
             )

@@ -10,11 +10,13 @@
 extern const ModernBertKernels portable_kernels;
 extern const Int8Kernels portable_int8_kernels;
 extern const LateInteractionKernels portable_late_interaction;
+extern const PlaidBuildKernels portable_plaid_build;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
 extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
 extern const LateInteractionKernels avx2_late_interaction, avx512_late_interaction,
     avx512_bf16_late_interaction;
+extern const PlaidBuildKernels avx2_plaid_build, avx512_plaid_build, avx512_bf16_plaid_build;
 AttentionFunction emulated_tile_attention;
 #if defined(HAS_AMX)
 AttentionFunction amx_attention;
@@ -30,6 +32,7 @@ struct InstructionSet {
     const ModernBertKernels* kernels;
     const Int8Kernels* int8_kernels;
     const LateInteractionKernels* late_interaction;
+    const PlaidBuildKernels* plaid_build;
     // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
     AttentionFunction* tile_attention = nullptr;
     bool is_only_on_request = false;
@@ -56,26 +59,26 @@ bool computes_on_amx() {
 const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
-     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, amx_attention},
+     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, &avx512_bf16_plaid_build, amx_attention},
 #endif
 #if defined(__x86_64__)
     {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     &avx512_bf16_late_interaction},
+     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
-     &avx512_kernels, &avx512_int8_kernels, &avx512_late_interaction},
+     &avx512_kernels, &avx512_int8_kernels, &avx512_late_interaction, &avx512_plaid_build},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2_kernels, &avx2_int8_kernels, &avx2_late_interaction},
+     &avx2_kernels, &avx2_int8_kernels, &avx2_late_interaction, &avx2_plaid_build},
 #endif
     {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     &portable_late_interaction},
+     &portable_late_interaction, &portable_plaid_build},
 // For tests of what computes on tiles.
 #if defined(__x86_64__)
     {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     &avx512_bf16_late_interaction, emulated_tile_attention, true},
+     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build, emulated_tile_attention, true},
 #endif
     {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     &portable_late_interaction, portable_emulated_tile_attention, true},
+     &portable_late_interaction, &portable_plaid_build, portable_emulated_tile_attention, true},
 };
 
 const InstructionSet* best() {
@@ -191,5 +194,27 @@ int64_t retrieval_plaid_rank(const PlaidView* view, const float* query, int32_t 
                              int32_t rescored, int64_t count, int64_t* positions, float* scores) {
     return current->late_interaction->rank(view, query, tokens, rescored, count, positions,
                                            scores);
+}
+
+CentroidGroups* retrieval_centroid_groups(const float* centroids, int32_t count, int32_t width,
+                                          const float* heads, int32_t head_count,
+                                          const int32_t* group_of, int32_t probed) {
+    return current->plaid_build->make_groups(centroids, count, width, heads, head_count, group_of,
+                                             probed);
+}
+
+void retrieval_free_centroid_groups(CentroidGroups* groups) {
+    current->plaid_build->free_groups(groups);
+}
+
+void retrieval_nearest_centroids(const CentroidGroups* groups, const float* tokens, int64_t count,
+                                 int32_t* codes) {
+    current->plaid_build->nearest(groups, tokens, count, codes);
+}
+
+void retrieval_encode_residuals(const ResidualRounding* rounding, const float* tokens,
+                                const int32_t* codes, int64_t count, uint8_t* residuals,
+                                uint16_t* scales) {
+    current->plaid_build->encode(rounding, tokens, codes, count, residuals, scales);
 }
 }

@@ -55,3 +55,29 @@ struct LateInteractionKernels {
     int64_t (*rank)(const PlaidView* view, const float* query, int32_t tokens, int32_t rescored,
                     int64_t count, int64_t* positions, float* scores);
 };
+
+struct CentroidGroups;
+
+// How residuals become numbers of values.
+struct ResidualRounding {
+    int32_t width, bits;
+    const float* centroids;  // (K, width)
+    const float* values;     // (1 << bits), ascending
+    const float* bounds;     // between them
+};
+
+struct PlaidBuildKernels {
+    // `group_of` names for each centroid its group, whose head is the vector it is found by; a
+    // token meets the centroids of the `probed` groups with the best heads.
+    CentroidGroups* (*make_groups)(const float* centroids, int32_t count, int32_t width,
+                                   const float* heads, int32_t head_count,
+                                   const int32_t* group_of, int32_t probed);
+    void (*free_groups)(CentroidGroups* groups);
+    // For each of `count` tokens, below 2^31 / 16, the number of the centroid with the largest dot
+    // product, up to the rounding of both to bytes.
+    void (*nearest)(const CentroidGroups* groups, const float* tokens, int64_t count,
+                    int32_t* codes);
+    // residuals: (count, width * bits / 8); scales: float16, of at most 65,504.
+    void (*encode)(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
+                   int64_t count, uint8_t* residuals, uint16_t* scales);
+};

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from retrieval import native
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -46,6 +48,16 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     create_backbone(folder, texts, settings)
     return folder
+
+
+@pytest.fixture(params=native.instruction_sets())
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this processor has, in turn."""
+    before = native.instruction_set()
+    assert before is not None
+    native.choose_instruction_set(request.param)
+    yield request.param
+    native.choose_instruction_set(before)
 
 
 @pytest.fixture

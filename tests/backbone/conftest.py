@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
-from retrieval import native
 
 VOCABULARY = 300
 
@@ -80,13 +78,3 @@ def padded_states() -> Any:
         return flat
 
     return compute
-
-
-@pytest.fixture(params=native.instruction_sets())
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set that this processor has, in turn."""
-    before = native.instruction_set()
-    assert before is not None
-    native.choose_instruction_set(request.param)
-    yield request.param
-    native.choose_instruction_set(before)

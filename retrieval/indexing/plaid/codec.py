@@ -22,6 +22,11 @@ _FITTED_VALUES = 1 << 20
 _CHUNK = 1 << 14
 
 
+def code_type(centroids: int) -> type[np.uint16] | type[np.int32]:
+    """In what the numbers of so many centroids are stored."""
+    return np.uint16 if centroids <= 1 << 16 else np.int32
+
+
 class EncodedTokens(NamedTuple):
     """T tokens as an index stores them."""
 
@@ -56,7 +61,7 @@ class ResidualCodec:
     values: Floats
 
     @classmethod
-    def fit(cls, centroids: Floats, tokens: Floats, codes: NDArray[np.int64], bits: int) -> Self:
+    def fit(cls, centroids: Floats, tokens: Floats, codes: NDArray[np.integer], bits: int) -> Self:
         """Learn the values from a sample.
 
         Args:
@@ -85,13 +90,13 @@ class ResidualCodec:
         width: int = self.centroids.shape[1]
         return width
 
-    def encode(self, tokens: Floats, codes: NDArray[np.int64]) -> EncodedTokens:
+    def encode(self, tokens: Floats, codes: NDArray[np.integer]) -> EncodedTokens:
         """Encode (T, D) tokens whose centroids are known.
 
         Raises:
             EmbeddingError: a token is longer than float16 can say.
         """
-        code_type = np.uint16 if len(self.centroids) <= 1 << 16 else np.int32
+        self.check_lengths(tokens)
         per_byte = 8 // self.bits
         packed = np.empty((len(tokens), -(-self.width // per_byte)), np.uint8)
         scales = np.zeros(len(tokens), np.float32)
@@ -100,15 +105,23 @@ class ResidualCodec:
             nearest = self.centroids[codes[rows]]
             lengths = np.linalg.norm(tokens[rows], axis=1)
             units = tokens[rows] / np.where(lengths > 0, lengths, 1)[:, None]
-            numbers = np.searchsorted(self._bounds, units - nearest).astype(np.uint8)
+            numbers = np.searchsorted(self.bounds, units - nearest).astype(np.uint8)
             packed[rows] = _pack(numbers, self.bits)
             rebuilt = np.linalg.norm(nearest + self.values[numbers], axis=1)
             np.divide(lengths, rebuilt, out=scales[rows], where=rebuilt > 0)
-        if len(scales) and scales.max() > np.finfo(np.float16).max:
-            raise EmbeddingError(
-                f"a token of length {scales.max():.3g}: at most 65,504 can be kept"
-            )
-        return EncodedTokens(codes.astype(code_type), packed, scales.astype(np.float16))
+        return EncodedTokens(
+            codes.astype(code_type(len(self.centroids))), packed, scales.astype(np.float16)
+        )
+
+    def check_lengths(self, tokens: Floats) -> None:
+        """Refuse tokens whose scale float16 could not hold.
+
+        Raises:
+            EmbeddingError: a token is longer than 8,192.
+        """
+        # A centroid plus its residual is never shorter than an eighth.
+        if len(tokens) and (longest := float(np.linalg.norm(tokens, axis=1).max())) > 1 << 13:
+            raise EmbeddingError(f"a token of length {longest:.3g}, expected at most 8,192")
 
     def residuals(self, packed: NDArray[np.uint8]) -> Floats:
         """Unpack (T, P) bytes to (T, D) residuals."""
@@ -124,7 +137,8 @@ class ResidualCodec:
         return tokens
 
     @cached_property
-    def _bounds(self) -> Floats:
+    def bounds(self) -> Floats:
+        """(2**bits - 1,) between the values."""
         return (self.values[1:] + self.values[:-1]) * np.float32(0.5)
 
     @cached_property

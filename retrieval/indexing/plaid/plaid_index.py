@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,10 +17,15 @@ from retrieval.errors import ConfigError
 from retrieval.files import map_arrays, save_arrays
 from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
-from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
+from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
-from retrieval.indexing.plaid.searcher import Engine, make_searcher
+from retrieval.indexing.plaid.searcher import (
+    Engine,
+    encode_tokens,
+    make_centroid_search,
+    make_searcher,
+)
 from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
@@ -95,7 +101,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def __init__(self, settings: PlaidSettings | None = None, **keywords: Any) -> None:
         super().__init__(settings, **keywords)
         self._codec: ResidualCodec | None = None
-        self._nearest: CentroidSearch | None = None
+        self._nearest: Nearest | None = None
         self._segments: list[Segment] = []
         self._searcher: NumpySearcher | NativeSearcher | None = None
 
@@ -116,8 +122,11 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             0, len(tokens) - 1, min(len(tokens), count * _TOKENS_PER_CENTROID)
         ).astype(np.int64)
         tokens = tokens[trained_on]
-        centroids = fit_centroids(tokens, count, iterations=settings.iterations, seed=settings.seed)
-        codes, _ = CentroidSearch(centroids).nearest(tokens)
+        search = partial(make_centroid_search, engine=settings.engine)
+        centroids = fit_centroids(
+            tokens, count, iterations=settings.iterations, seed=settings.seed, search=search
+        )
+        codes = search(centroids).nearest(tokens)
         self._codec = ResidualCodec.fit(centroids, tokens, codes, settings.bits)
         logger.info("%d centroids from %d of %d tokens", count, len(tokens), sample.seen)
 
@@ -142,11 +151,11 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             self._add_segment(make_segment(lengths, _no_tokens()))
             return
         if self._nearest is None:
-            self._nearest = CentroidSearch(self._codec.centroids)
+            self._nearest = make_centroid_search(self._codec.centroids, self.settings.engine)
         tokens = np.concatenate(checked)
         # The nearest centroid depends on the direction alone, so that lengths need no division.
-        codes, _ = self._nearest.nearest(tokens)
-        encoded = self._codec.encode(tokens, codes)
+        codes = self._nearest.nearest(tokens)
+        encoded = encode_tokens(self._codec, tokens, codes, self.settings.engine)
         kept = tokens if self.settings.keep_tokens else None
         self._add_segment(make_segment(lengths, encoded, kept))
 

@@ -1,4 +1,4 @@
-"""Which code searches: the compiled library where it is to be had, else NumPy."""
+"""Which code builds and searches: the compiled library where it is to be had, else NumPy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retrieval import native
 from retrieval.errors import ConfigError
-from retrieval.indexing.plaid.codec import ResidualCodec
+from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
+from retrieval.indexing.plaid.kmeans import CentroidSearch, Nearest
+from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import NumpySearcher
 from retrieval.indexing.plaid.segment import Segment
@@ -46,6 +51,26 @@ def make_searcher(
     if engine_name(engine, codec.width) == "native":
         return NativeSearcher(codec, segments)
     return NumpySearcher(codec, segments)
+
+
+def make_centroid_search(centroids: Floats, engine: Engine = "auto") -> Nearest:
+    """What finds the nearest of these centroids; errors as in `engine_name`."""
+    if engine_name(engine, centroids.shape[1]) == "native":
+        return NativeCentroidSearch(centroids)
+    return CentroidSearch(centroids)
+
+
+def encode_tokens(
+    codec: ResidualCodec, tokens: Floats, codes: NDArray[np.integer], engine: Engine = "auto"
+) -> EncodedTokens:
+    """Encode (T, D) tokens whose centroids are known; errors as in `engine_name`.
+
+    Raises:
+        EmbeddingError: a token is too long.
+    """
+    if engine_name(engine, codec.width) == "native":
+        return encode(codec, tokens, codes)
+    return codec.encode(tokens, codes)
 
 
 @cache

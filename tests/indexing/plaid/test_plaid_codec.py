@@ -17,7 +17,7 @@ Tokens = Callable[[int, int], NDArray[np.float32]]
 def fitted(clustered: Tokens, bits: int) -> ResidualCodec:
     tokens = clustered(4000, 0)
     centroids = fit_centroids(tokens, 64, iterations=3, seed=0)
-    codes, _ = CentroidSearch(centroids).nearest(tokens)
+    codes = CentroidSearch(centroids).nearest(tokens)
     return ResidualCodec.fit(centroids, tokens, codes, bits)
 
 
@@ -26,7 +26,7 @@ def test_the_error_falls_with_the_bits(clustered: Tokens) -> None:
     errors = []
     for bits in (1, 2, 4, 8):
         codec = fitted(clustered, bits)
-        codes, _ = CentroidSearch(codec.centroids).nearest(tokens)
+        codes = CentroidSearch(codec.centroids).nearest(tokens)
         decoded = codec.decode(codec.encode(tokens, codes))
         errors.append(float(np.mean(np.sum((decoded - tokens) ** 2, axis=1))))
         alone = float(np.mean(np.sum((codec.centroids[codes] - tokens) ** 2, axis=1)))
@@ -41,7 +41,7 @@ def test_the_error_falls_with_the_bits(clustered: Tokens) -> None:
 def test_packed_residuals_are_the_nearest_values(clustered: Tokens, bits: int, size: int) -> None:
     codec = fitted(clustered, bits)
     tokens = clustered(500, 1)
-    codes, _ = CentroidSearch(codec.centroids).nearest(tokens)
+    codes = CentroidSearch(codec.centroids).nearest(tokens)
     packed = codec.encode(tokens, codes).residuals
     assert codec.bits == bits
     assert packed.dtype == np.uint8
@@ -58,7 +58,7 @@ def test_decoded_tokens_keep_their_lengths(clustered: Tokens) -> None:
     codec = fitted(clustered, 2)
     lengths = np.linspace(0, 3, 100, dtype=np.float32)
     tokens = clustered(100, 1) * lengths[:, None]
-    codes, _ = CentroidSearch(codec.centroids).nearest(tokens)
+    codes = CentroidSearch(codec.centroids).nearest(tokens)
     decoded = codec.decode(codec.encode(tokens, codes))
     assert np.linalg.norm(decoded, axis=1) == pytest.approx(lengths, abs=2e-3)  # float16
     assert np.array_equal(decoded[0], np.zeros(13))

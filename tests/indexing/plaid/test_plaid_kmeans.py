@@ -28,12 +28,11 @@ def test_centroids_have_unit_length(clustered: Tokens) -> None:
 
 def test_more_rounds_bring_the_centroids_nearer(clustered: Tokens) -> None:
     tokens = clustered(3000, 0)
-    means = [
-        CentroidSearch(fit_centroids(tokens, 64, iterations=rounds, seed=0))
-        .nearest(tokens)[1]
-        .mean()
-        for rounds in (1, 2, 8)
-    ]
+    means = []
+    for rounds in (1, 2, 8):
+        centroids = fit_centroids(tokens, 64, iterations=rounds, seed=0)
+        codes = CentroidSearch(centroids).nearest(tokens)
+        means.append((tokens * centroids[codes]).sum(axis=1).mean())
     assert means[0] < means[1] < means[2]
 
 
@@ -48,16 +47,15 @@ def test_an_empty_centroid_moves_to_a_badly_served_token() -> None:
 def test_few_centroids_are_all_compared(clustered: Tokens) -> None:
     tokens, centroids = clustered(2000, 1), clustered(700, 2)
     products = tokens @ centroids.T
-    codes, similarities = CentroidSearch(centroids).nearest(tokens)
+    codes = CentroidSearch(centroids).nearest(tokens)
     assert np.array_equal(codes, products.argmax(axis=1))
-    assert similarities == pytest.approx(products.max(axis=1), abs=1e-6)
 
 
 def test_groups_of_many_centroids_lose_little(clustered: Tokens) -> None:
     tokens, centroids = clustered(2000, 1), clustered(3000, 2)
     products = tokens @ centroids.T
-    codes, similarities = CentroidSearch(centroids).nearest(tokens)
-    assert similarities == pytest.approx(products[np.arange(2000), codes], abs=1e-6)
+    codes = CentroidSearch(centroids).nearest(tokens)
+    similarities = products[np.arange(2000), codes]
     assert np.mean(codes == products.argmax(axis=1)) > 0.95
     assert similarities.mean() > 0.999 * products.max(axis=1).mean()
 
@@ -65,12 +63,10 @@ def test_groups_of_many_centroids_lose_little(clustered: Tokens) -> None:
 def test_equal_centroids_serve_every_token(clustered: Tokens) -> None:
     # All of them fall into one group: a token must not be sent to the empty ones.
     tokens, centroid = clustered(50, 1), clustered(1, 2)
-    codes, similarities = CentroidSearch(np.repeat(centroid, 2000, axis=0)).nearest(tokens)
-    assert similarities == pytest.approx((tokens @ centroid.T)[:, 0], abs=1e-6)
+    codes = CentroidSearch(np.repeat(centroid, 2000, axis=0)).nearest(tokens)
     assert codes.min() >= 0
     assert codes.max() < 2000
 
 
 def test_no_tokens_have_no_centroids(clustered: Tokens) -> None:
-    codes, similarities = CentroidSearch(clustered(8, 0)).nearest(np.empty((0, 13), np.float32))
-    assert (len(codes), len(similarities)) == (0, 0)
+    assert len(CentroidSearch(clustered(8, 0)).nearest(np.empty((0, 13), np.float32))) == 0

@@ -43,7 +43,7 @@ def compressed(clustered: Tokens, request: pytest.FixtureRequest) -> Compressed:
     lengths = np.random.default_rng(0).integers(1, 13, 120)
     tokens = clustered(int(lengths.sum()), 1)
     centroids = fit_centroids(tokens, 64, iterations=3, seed=0)
-    codes, _ = CentroidSearch(centroids).nearest(tokens)
+    codes = CentroidSearch(centroids).nearest(tokens)
     codec = ResidualCodec.fit(centroids, tokens, codes, 4)
     encoded = codec.encode(tokens, codes)
     bounds = np.concatenate([[0], np.cumsum(lengths)])

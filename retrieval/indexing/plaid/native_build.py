@@ -1,0 +1,119 @@
+"""Nearest centroids and residual codes through the compiled library, over several threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval import native
+from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec, code_type
+from retrieval.indexing.plaid.kmeans import group_centroids
+
+_CHUNK = 1 << 14
+"""Tokens of one call: enough for each group of centroids to meet some, and a few MB."""
+
+
+class _Rounding(ctypes.Structure):
+    _fields_ = (
+        ("width", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("centroids", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("bounds", ctypes.c_void_p),
+    )
+
+
+class NativeCentroidSearch:
+    """Finds tokens' nearest centroids, up to the rounding of both to bytes."""
+
+    def __init__(self, centroids_KD: Floats, threads: int | None = None) -> None:
+        library = native.loaded()
+        heads_GD, groups_K, probed = group_centroids(centroids_KD)
+        make = library.retrieval_centroid_groups
+        make.restype = ctypes.c_void_p
+        centroids, heads = _floats(centroids_KD), _floats(heads_GD)
+        groups = np.ascontiguousarray(groups_K, np.int32)
+        self._width = centroids.shape[1]
+        self._threads = threads
+        self._handle = ctypes.c_void_p(
+            make(
+                _address(centroids),
+                len(centroids),
+                self._width,
+                _address(heads),
+                len(heads),
+                _address(groups),
+                probed,
+            )
+        )
+        weakref.finalize(self, library.retrieval_free_centroid_groups, self._handle)
+
+    def nearest(self, tokens_TD: Floats) -> NDArray[np.int32]:
+        """For each of (T, D) tokens the number of its centroid."""
+        tokens = _floats(tokens_TD)
+        codes = np.empty(len(tokens), np.int32)
+        find = native.loaded().retrieval_nearest_centroids
+
+        def work(first: int, last: int) -> None:
+            find(
+                self._handle,
+                _address(tokens[first:last]),
+                ctypes.c_int64(last - first),
+                _address(codes[first:last]),
+            )
+
+        _in_threads(work, len(tokens), self._threads)
+        return codes
+
+
+def encode(
+    codec: ResidualCodec, tokens_TD: Floats, codes: NDArray[np.integer], threads: int | None = None
+) -> EncodedTokens:
+    """As `ResidualCodec.encode`."""
+    tokens, numbers = _floats(tokens_TD), np.ascontiguousarray(codes, np.int32)
+    residuals = np.empty((len(tokens), codec.width * codec.bits // 8), np.uint8)
+    scales = np.empty(len(tokens), np.float16)
+    codec.check_lengths(tokens)
+    arrays = [_floats(each) for each in (codec.centroids, codec.values, codec.bounds)]
+    rounding = _Rounding(codec.width, codec.bits, *(each.ctypes.data for each in arrays))
+    run = native.loaded().retrieval_encode_residuals
+
+    def work(first: int, last: int) -> None:
+        run(
+            ctypes.byref(rounding),
+            _address(tokens[first:last]),
+            _address(numbers[first:last]),
+            ctypes.c_int64(last - first),
+            _address(residuals[first:last]),
+            _address(scales[first:last]),
+        )
+
+    _in_threads(work, len(tokens), threads)
+    return EncodedTokens(codes.astype(code_type(len(codec.centroids))), residuals, scales)
+
+
+def _in_threads(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:
+    """Call `work(first, last)` for chunks of the rows; the library lets other threads run."""
+    bounds = [(at, min(at + _CHUNK, rows)) for at in range(0, rows, _CHUNK)]
+    threads = threads or len(os.sched_getaffinity(0))
+    if threads == 1 or len(bounds) == 1:
+        for first, last in bounds:
+            work(first, last)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, *each) for each in bounds]:
+            done.result()
+
+
+def _floats(array: NDArray[np.floating]) -> Floats:
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _address(array: NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

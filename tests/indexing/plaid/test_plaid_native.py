@@ -1,0 +1,209 @@
+"""The compiled search and build against NumPy, for every instruction set of this processor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval import native
+from retrieval.errors import ConfigError, EmbeddingError
+from retrieval.indexing.plaid.codec import ResidualCodec
+from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
+from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
+from retrieval.indexing.plaid.native_search import NativeSearcher, Stages
+from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
+from retrieval.indexing.plaid.searcher import engine_name
+from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled library")
+
+WIDTHS = (8, 48, 64, 96, 128, 256)
+QUERY_LENGTHS = (1, 15, 16, 31, 32, 33, 70)
+
+
+def tolerance(world: PlaidWorld, tokens: int) -> float:
+    """Of a score: query, centroid and residual are rounded to bytes.
+
+    Few components are large ones, whose rounding steps are larger too.
+    """
+    return 0.06 * math.sqrt(tokens / world.codec.width) + 0.002
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_scores_are_those_of_numpy(instruction_set: str, width: int, bits: int) -> None:
+    lengths = np.random.default_rng(width).integers(1, 40, 90).tolist()
+    world = make_world(width, bits, lengths, cuts=(50, 51))
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = NativeSearcher(world.codec, world.segments)
+    everything = np.arange(len(lengths))
+    for count in QUERY_LENGTHS:
+        query = world.query(count, seed=count, is_unit=False)
+        for rescored in (0, len(lengths)):
+            expected = np.empty(len(lengths))
+            positions, scores = slow.rank(query, everything, rescored)
+            expected[positions] = scores
+            positions, scores = fast.rank(query, everything, rescored)
+            assert sorted(positions) == everything.tolist()
+            assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+            most = 1e-4 if rescored else 2 * tolerance(world, count)
+            assert scores == pytest.approx(expected[positions], abs=most)
+
+
+def test_a_whole_search_ranks_everything_like_numpy(instruction_set: str) -> None:
+    lengths = np.random.default_rng(0).integers(1, 40, 300).tolist()
+    world = make_world(64, 4, lengths, cuts=(100, 220, 221))
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = NativeSearcher(world.codec, world.segments)
+    whole = Effort(probes=64, candidates=300, scored=300, rescored=0)
+    for count in QUERY_LENGTHS:
+        query = world.query(count, seed=count)
+        expected = dict(zip(*slow.search(query, whole, None)))
+        positions, scores = fast.search(query, whole, None)
+        assert set(positions.tolist()) == set(expected)
+        wanted = [expected[each] for each in positions]
+        assert scores == pytest.approx(wanted, abs=2 * tolerance(world, count))
+
+
+@pytest.mark.parametrize("probes", [2, 3, 16])
+def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 40, 400).tolist()
+    world = make_world(64, 4, lengths, cuts=(150,), centroids=512)
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = NativeSearcher(world.codec, world.segments)
+    found = wanted = 0
+    for seed in range(20):
+        query = world.query(32, seed)
+        effort = Effort(probes=probes, candidates=120, scored=40, rescored=0)
+        expected = set(slow.search(query, effort, None)[0].tolist())
+        positions, _ = fast.search(query, effort, None)
+        assert len(positions) == 40
+        found += len(expected & set(positions.tolist()))
+        wanted += len(expected)
+    # At the edge of a stage rounding decides.
+    assert found >= 0.93 * wanted
+
+
+def test_a_mask_is_kept(instruction_set: str) -> None:
+    lengths = np.random.default_rng(2).integers(1, 40, 300).tolist()
+    world = make_world(64, 4, lengths, cuts=(100,))
+    fast = NativeSearcher(world.codec, world.segments)
+    mask = np.arange(300) % 7 == 3
+    query = world.query(32, 0)
+    effort = Effort(probes=64, candidates=300, scored=300, rescored=0)
+    everywhere = dict(zip(*fast.search(query, effort, None)))
+    positions, scores = fast.search(query, effort, mask)
+    assert set(positions.tolist()) == set(np.flatnonzero(mask).tolist())
+    assert scores == pytest.approx([everywhere[each] for each in positions], abs=1e-6)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_shape_is_searched_without_harm(data: st.DataObject) -> None:
+    width = data.draw(st.sampled_from(WIDTHS))
+    lengths = data.draw(st.lists(st.integers(0, 70), min_size=1, max_size=30))
+    if not sum(lengths):
+        lengths[0] = 1
+    if data.draw(st.booleans()):
+        lengths[-1] = 8192 // max(1, width // 64)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(lengths)), max_size=3)))
+    bits = data.draw(st.sampled_from([1, 2, 4, 8]))
+    world = make_world(width, bits, lengths, cuts, centroids=data.draw(st.integers(1, 40)))
+    query = world.query(data.draw(st.integers(1, 70)), seed=1)
+    probes = data.draw(st.integers(1, len(world.codec.centroids)))
+    scored = data.draw(st.integers(1, 40))
+    effort = Effort(probes, 40, scored, data.draw(st.integers(0, 40)))
+    positions, scores = NativeSearcher(world.codec, world.segments).search(query, effort, None)
+    assert len(set(positions.tolist())) == len(positions) <= scored
+    filled = np.flatnonzero(lengths)
+    assert np.isin(positions, filled).all()
+    assert np.isfinite(scores).all()
+    if probes == len(world.codec.centroids):
+        assert len(positions) == min(scored, effort.rescored or scored, len(filled))
+
+
+def test_searches_say_what_they_did() -> None:
+    lengths = np.random.default_rng(3).integers(1, 40, 200).tolist()
+    world = make_world(64, 4, lengths)
+    stages = Stages()
+    fast = NativeSearcher(world.codec, world.segments)
+    for seed in range(2):
+        fast.search(world.query(8, seed), Effort(64, 100, 50, 20), None, stages)
+    assert (stages.touched, stages.scored, stages.rescored) == (400, 100, 40)
+    assert all(stages.nanoseconds)
+
+
+@pytest.mark.parametrize("count", [1, 700, 3000])
+def test_nearest_centroids_are_nearly_those_of_numpy(instruction_set: str, count: int) -> None:
+    world = make_world(64, 4, [400] * 10, centroids=count)
+    tokens = world.tokens
+    codes = NativeCentroidSearch(world.codec.centroids).nearest(tokens)
+    similarities = (tokens * world.codec.centroids[codes]).sum(axis=1)
+    best = (tokens @ world.codec.centroids.T).max(axis=1)
+    assert similarities.mean() > 0.999 * best.mean()
+    assert codes.min() >= 0
+    assert codes.max() < count
+
+
+def test_threads_change_no_code() -> None:
+    world = make_world(48, 4, [400] * 100, centroids=200)
+    centroids = world.codec.centroids
+    one = NativeCentroidSearch(centroids, threads=1).nearest(world.tokens)
+    assert np.array_equal(one, NativeCentroidSearch(centroids, threads=3).nearest(world.tokens))
+
+
+def test_lengths_of_tokens_change_no_code(instruction_set: str) -> None:
+    world = make_world(64, 4, [50] * 4)
+    search = NativeCentroidSearch(world.codec.centroids)
+    powers = 2.0 ** np.random.default_rng(0).integers(-8, 8, (200, 1))
+    longer = (world.tokens * powers).astype(np.float32)
+    assert np.array_equal(search.nearest(world.tokens), search.nearest(longer))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_residuals_are_encoded_as_numpy_does(instruction_set: str, width: int, bits: int) -> None:
+    world = make_world(width, bits, [100] * 3)
+    codes = CentroidSearch(world.codec.centroids).nearest(world.tokens)
+    lengths = np.random.default_rng(0).uniform(0, 3, (300, 1)).astype(np.float32)
+    lengths[7] = 0
+    tokens = world.tokens * lengths
+    expected, found = world.codec.encode(tokens, codes), encode(world.codec, tokens, codes)
+    assert np.array_equal(found.codes, expected.codes)
+    assert found.codes.dtype == expected.codes.dtype
+    # A residual in the middle between two values may be rounded either way.
+    assert np.mean(found.residuals == expected.residuals) > 0.999
+    assert found.scales.astype("f4") == pytest.approx(expected.scales.astype("f4"), rel=2e-3)
+    assert found.scales[7] == 0
+
+
+def test_overlong_tokens_are_refused() -> None:
+    world = make_world(64, 4, [10])
+    with pytest.raises(EmbeddingError, match="at most 8,192"):
+        encode(world.codec, world.tokens * np.float32(1e4), np.zeros(10, np.int64))
+
+
+def test_the_engine_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine_name("auto", 128) == engine_name("native", 128) == "native"
+    assert engine_name("numpy", 128) == engine_name("auto", 13) == "numpy"
+    with pytest.raises(ConfigError, match="multiple of 8, not 13"):
+        engine_name("native", 13)
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert engine_name("auto", 128) == "numpy"
+    with pytest.raises(ConfigError, match="no compiled library"):
+        engine_name("native", 128)
+
+
+def test_kmeans_through_the_library_serves_tokens_as_well() -> None:
+    world = make_world(64, 4, [400] * 20)
+    means = []
+    for search in (CentroidSearch, NativeCentroidSearch):
+        centroids = fit_centroids(world.tokens, 256, iterations=3, seed=0, search=search)
+        codes = CentroidSearch(centroids).nearest(world.tokens)
+        means.append((world.tokens * centroids[codes]).sum(axis=1).mean())
+    assert means[1] == pytest.approx(means[0], rel=2e-3)
+    assert isinstance(world.codec, ResidualCodec)
