@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import search_tables
-from search_data import DEFAULT_FOLDER, DEFAULT_TEXTS, DOCUMENTS, QUERIES, SEED, SearchData, prepare
+from search_data import DEFAULT_FOLDER, DEFAULT_TEXTS, QUERIES, SEED, SearchData, prepare
+from search_encoding import DOCUMENTS
 from search_measures import Row, cheapest, measure, side_by_side, throughput
 from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
-from search_systems import EXACT, NUMPY, OURS, PEERS, Build, Peer, our_settings
-from search_workers import Worker, Workshop
+from search_systems import EXACT, NUMPY, OURS, PEERS, Build, Peer, Setting, our_settings
+from search_workers import Worker, WorkerError, Workshop
 
 from retrieval import native
 
@@ -90,7 +91,7 @@ class Comparison:
             for build in (*OURS, EXACT):
                 self._measure_ours(build, opened)
             numpy_row = self._measure_numpy()
-            peers = [self._compare(name, PEERS[name]) for name in self._peers()]
+            peers = [self._compare(name, PEERS[name]) for name in self._arguments.peer]
         return {
             "documents": len(self._data.lengths),
             "tokens": int(self._data.lengths.sum()),
@@ -117,34 +118,40 @@ class Comparison:
             return self._measure(worker, NUMPY)
 
     def _compare(self, name: str, peer: Peer) -> dict[str, Any]:
-        python = self._python(name)
-        self._built[name] = self._workshop.build(
-            peer.build, python, threads=self._arguments.build_threads, reuse=True
-        )
-        compared = []
-        with self._workshop.open(peer.build, python, 1) as worker:
-            for setting in peer.settings:
-                row = self._measure(worker, setting)
-                self._add_throughput(row, python)
-                compared.append(row.record())
-                ours = cheapest(self._rows, row, self._data.truth)
-                if ours is None:
-                    continue
-                beside = side_by_side(
-                    (self._workers[ours.build.name], ours),
-                    (worker, row),
-                    rounds=self._arguments.rounds,
-                    budget_seconds=self._arguments.seconds,
-                )
-                beside["ours"] = ours.record()
-                if peer.has_index:
-                    seconds = self._built[name]["seconds"]
-                    beside["build_ratio"] = seconds / self._built[ours.build.name]["seconds"]
-                compared[-1]["beside"] = beside
-                search_tables.print_beside(name, beside)
-        return {"peer": name, "versions": self._built[name]["versions"], "settings": compared}
+        """A peer that fails is reported, and leaves the others their turn."""
+        result: dict[str, Any] = {"peer": name, "settings": []}
+        try:
+            self._built[name] = self._workshop.build(
+                peer.build, self._python(name), threads=self._arguments.build_threads, reuse=True
+            )
+            with self._workshop.open(peer.build, self._python(name), 1) as worker:
+                for setting in peer.settings:
+                    result["settings"].append(self._beside(name, peer, worker, setting))
+        except WorkerError as error:
+            result["error"] = str(error)
+            print(f"{name} {error}", file=sys.stderr)
+        return result
 
-    def _measure(self, worker: Worker, setting: Any) -> Row:
+    def _beside(self, name: str, peer: Peer, worker: Worker, setting: Setting) -> dict[str, Any]:
+        row = self._measure(worker, setting)
+        self._add_throughput(row, self._python(name))
+        ours = cheapest(self._rows, row, self._data.truth)
+        if ours is None:
+            return row.record()
+        beside = side_by_side(
+            (self._workers[ours.build.name], ours),
+            (worker, row),
+            rounds=self._arguments.rounds,
+            budget_seconds=self._arguments.seconds,
+        )
+        beside["ours"] = ours.record()
+        if peer.has_index:
+            seconds = self._built[name]["seconds"]
+            beside["build_ratio"] = seconds / self._built[ours.build.name]["seconds"]
+        search_tables.print_beside(name, beside)
+        return {**row.record(), "beside": beside}
+
+    def _measure(self, worker: Worker, setting: Setting) -> Row:
         built = self._built[worker.build.name]
         row = measure(
             worker, setting, self._data.truth, built, budget_seconds=self._arguments.seconds
@@ -160,9 +167,6 @@ class Comparison:
             rate = throughput(worker, row, budget_seconds=self._arguments.seconds / 2)
         row.measured["queries_per_second_threads"] = rate
         search_tables.print_throughput(row, threads)
-
-    def _peers(self) -> list[str]:
-        return [name for name in self._arguments.peer if self._python(name)]
 
     def _python(self, peer: str) -> list[str]:
         return python_command(peer, self._arguments.environments) or []

@@ -131,8 +131,10 @@ def prepare(
 
 
 def _paths(folder: Path, documents: int) -> Paths:
-    kinds = ("docs", "tokids", "doclens")
-    return Paths(*(folder / f"{kind}_{documents}.npy" for kind in kinds), folder / "queries.npy")
+    tokens, token_ids, lengths = (
+        folder / f"{kind}_{documents}.npy" for kind in ("docs", "tokids", "doclens")
+    )
+    return Paths(tokens, token_ids, lengths, folder / "queries.npy")
 
 
 def _make_documents(folder: Path, documents: int, texts: Path | None, processes: int) -> None:

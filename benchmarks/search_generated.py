@@ -77,14 +77,15 @@ def invent(number: int, width: int, seed: int) -> Block:
 
 def invent_queries(source: Block, count: int, tokens: int, seed: int) -> NDArray[np.float16]:
     """Make queries that ask for a part of a document each, (count, tokens, D)."""
-    generator = np.random.default_rng([seed, count])
+    generator = np.random.default_rng([seed, count, tokens])
     starts = generator.integers(0, len(source.ids) - tokens, count)
     rows = starts[:, None] + np.arange(tokens)
     width = source.tokens.shape[1]
     noise = _directions(generator, rows.size, width).reshape(*rows.shape, width)
     queries = source.tokens[rows].astype(np.float32) + noise
     queries /= np.linalg.norm(queries, axis=2, keepdims=True)
-    return queries.astype(np.float16)
+    halves: NDArray[np.float16] = queries.astype(np.float16)
+    return halves
 
 
 def _directions(generator: np.random.Generator, count: int, width: int) -> NDArray[np.float32]:

@@ -95,7 +95,7 @@ PEERS = {
         ),
     ),
     "lancedb": Peer(
-        build=Build(name="lancedb", engine="lancedb"),
+        build=Build(name="lancedb", engine="lancedb", options={"num_sub_vectors": 32}),
         settings=(
             Setting(
                 name="IVF_PQ, nprobes 16, refine 5", options={"nprobes": 16, "refine_factor": 5}
@@ -110,7 +110,19 @@ PEERS = {
         ),
     ),
     "xtr-warp": Peer(
-        build=Build(name="xtr-warp", engine="xtr_warp"), settings=(Setting(name="default"),)
+        build=Build(name="xtr-warp", engine="xtr_warp"),
+        settings=(
+            Setting(name="default"),
+            Setting(
+                name="nprobe 64, 4096 candidates",
+                options={
+                    "nprobe": 64,
+                    "bound": 2048,
+                    "centroid_score_threshold": 0.0,
+                    "max_candidates": 4096,
+                },
+            ),
+        ),
     ),
     "brute-force": Peer(
         build=Build(name="brute-force", engine="brute_force"),

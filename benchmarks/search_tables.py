@@ -72,6 +72,8 @@ def print_headlines(result: dict[str, Any]) -> None:
     for name in ("p50_ms", "recall_at_10", "recall_at_100", "bytes_per_token", "build_seconds"):
         print(f"RESULT {name} {default[name]:.4g}")
     for peer in result["peers"]:
+        if not peer["settings"]:
+            continue
         beside = peer["settings"][0].get("beside")
         name = peer["peer"].replace("-", "_")
         if beside is None:

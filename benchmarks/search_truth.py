@@ -51,7 +51,8 @@ def exact_truth(
         ids = np.concatenate([ids, np.tile(np.arange(first, last), (len(ids), 1))], axis=1)
         if scores.shape[1] > 50 * depth or last == len(lengths):
             order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-            scores, ids = (np.take_along_axis(each, order, axis=1) for each in (scores, ids))
+            scores = np.take_along_axis(scores, order, axis=1)
+            ids = np.take_along_axis(ids, order, axis=1)
         first = last
     return Truth(ids, scores)
 
@@ -90,11 +91,10 @@ def ndcg(found: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], k: int = 
     k = min(k, truth.shape[1])
     discounts = 1 / np.log2(np.arange(2, k + 2))
     gains = k - np.arange(k)
-    ideal = float(gains @ discounts)
+    ideal = (gains * discounts).sum()
     total = 0.0
     for each, best in zip(found, truth):
-        gain_of = dict(zip(best[:k].tolist(), gains.tolist()))
-        total += sum(
-            gain_of.get(one, 0) * discount for one, discount in zip(each[:k].tolist(), discounts)
-        )
-    return total / len(truth) / ideal
+        # The gain of each that was found: that of its rank in the truth, where it has one.
+        matches = each[:k, None] == best[:k]
+        total += float((matches @ gains) @ discounts[: len(matches)])
+    return float(total / len(truth) / ideal)

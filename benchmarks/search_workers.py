@@ -40,6 +40,10 @@ class Answers:
         self.ids += [np.array(each, np.int64) for each in reply["ids"]]
 
 
+class WorkerError(Exception):
+    """An engine has ended before it answered."""
+
+
 class Worker:
     """A running engine."""
 
@@ -47,6 +51,7 @@ class Worker:
         self, build: Build, python: list[str], data: SearchData, threads: int, log: IO[bytes]
     ) -> None:
         self.build = build
+        self._log = log.name
         self._threads = threads
         self._prepared: Setting | None = None
         self.open_seconds = 0.0
@@ -115,7 +120,7 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.build.name} has ended at {question['do']!r}: see its log")
+            raise WorkerError(f"has ended at {question['do']!r}, see {self._log}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 

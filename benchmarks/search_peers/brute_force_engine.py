@@ -42,7 +42,7 @@ class BruteForce(Engine):
         return torch.topk(found, min(k, len(found))).indices
 
     def bytes_beside(self, data: Data) -> int:
-        return 2 * data.tokens.size
+        return int(2 * data.tokens.size)
 
 
 if __name__ == "__main__":

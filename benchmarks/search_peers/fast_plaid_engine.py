@@ -21,7 +21,7 @@ class FastPlaid(Engine):
     def build(self, data: Data, folder: Path, options: Options, threads: int) -> None:
         torch.set_num_threads(threads)
         index = search.FastPlaid(index=str(folder), device="cpu")
-        index.create([torch.from_numpy(each) for each in data.documents()], **options)
+        index.create([torch.tensor(each) for each in data.documents()], **options)
 
     def open(self, data: Data, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow
+from lancedb.index import IvfPq
 from worker import Data, Engine, Options, serve
 
 _BATCH = 1_000
@@ -33,7 +34,7 @@ class Lance(Engine):
         table = lancedb.connect(str(folder)).create_table(
             "documents", _record_batches(data, schema), schema=schema
         )
-        table.create_index(metric="cosine", vector_column_name="vector", **options)
+        table.create_index("vector", config=IvfPq(distance_type="cosine", **options))
 
     def open(self, data: Data, folder: Path, threads: int) -> None:
         self._table = lancedb.connect(str(folder)).open_table("documents")

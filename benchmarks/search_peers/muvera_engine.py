@@ -32,7 +32,7 @@ class Encodings:
     def __init__(self, width: int, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
         self._planes = generator.standard_normal((width, _REPETITIONS * _SIGNS), np.float32)
-        signs = generator.choice(np.float32([-1, 1]), (width, _REPETITIONS * _PROJECTED))
+        signs = generator.choice(np.array([-1, 1], np.float32), (width, _REPETITIONS * _PROJECTED))
         self._projection = signs / np.float32(np.sqrt(_PROJECTED))
         numbers = np.arange(_BUCKETS)
         self._distances = np.bitwise_count(numbers[:, None] ^ numbers).astype(np.int16)
@@ -107,7 +107,7 @@ class Muvera(Engine):
         return found[np.argsort(-scores, kind="stable")[:k]]
 
     def bytes_beside(self, data: Data) -> int:
-        return 2 * data.tokens.size
+        return int(2 * data.tokens.size)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ class TachiomEngine(Engine):
         self._options: Options = {}
 
     def build(self, data: Data, folder: Path, options: Options, threads: int) -> None:
-        index = Tachiom.build_from_arrays(
-            data.tokens,
-            np.asarray(data.token_ids, np.int64),
-            data.lengths.astype(np.int32),
-            **options,
-        )
+        ids, lengths = folder / "token_ids.npy", folder / "lengths.npy"
+        np.save(ids, np.asarray(data.token_ids, np.int64))
+        np.save(lengths, data.lengths.astype(np.int32))
+        index = Tachiom.build(data.paths[0], str(ids), str(lengths), **options)
         index.save(str(folder / "index.bin"))
+        ids.unlink()
+        lengths.unlink()
 
     def open(self, data: Data, folder: Path, threads: int) -> None:
         self._index = Tachiom.load(str(folder / "index.bin"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from worker import Data, Engine, Options, serve
 from xtr_warp.search import XTRWarp
@@ -20,7 +21,7 @@ class Warp(Engine):
 
     def build(self, data: Data, folder: Path, options: Options, threads: int) -> None:
         torch.set_num_threads(threads)
-        documents = [torch.from_numpy(each) for each in data.documents()]
+        documents = [torch.tensor(each) for each in data.documents()]
         XTRWarp(index=str(folder)).create(documents, device="cpu", show_progress=False, **options)
 
     def open(self, data: Data, folder: Path, threads: int) -> None:
@@ -34,6 +35,13 @@ class Warp(Engine):
         asked = torch.from_numpy(query)[None]
         found = self._index.search(asked, top_k=k, show_progress=False, **self._options)
         return [document for document, _ in found[0]]
+
+    def search_all(self, queries: Any, k: int, threads: int) -> None:
+        # Its threads are its own: an index that is open can't be used from another one.
+        asked = torch.from_numpy(np.stack(queries))
+        self._index.search(
+            asked, top_k=k, num_threads=threads, show_progress=False, **self._options
+        )
 
 
 if __name__ == "__main__":
