@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 DEPTH = 100
 _CHUNK_TOKENS = 2048
 _QUERIES_AT_ONCE = 64
+_DOCUMENTS_AT_ONCE = 5_000
 
 Floats = NDArray[np.float32]
 
@@ -41,18 +42,21 @@ def exact_truth(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), np.float32)
-    first = 0
+    fresh: list[Floats] = []
+    begun = first = 0
     while first < len(lengths):
         limit = offsets[first] + _CHUNK_TOKENS
         last = max(first + 1, int(np.searchsorted(offsets, limit, "right")) - 1)
         chunk = np.asarray(tokens[offsets[first] : offsets[last]], np.float32)
-        found = _score(asked, chunk, offsets[first:last] - offsets[first])
-        scores = np.concatenate([scores, found], axis=1)
-        ids = np.concatenate([ids, np.tile(np.arange(first, last), (len(ids), 1))], axis=1)
-        if scores.shape[1] > 50 * depth or last == len(lengths):
+        fresh.append(_score(asked, chunk, offsets[first:last] - offsets[first]))
+        if last - begun >= _DOCUMENTS_AT_ONCE or last == len(lengths):
+            scores = np.concatenate([scores, *fresh], axis=1)
+            numbers = np.broadcast_to(np.arange(begun, last), (len(ids), last - begun))
+            ids = np.concatenate([ids, numbers], axis=1)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
             scores = np.take_along_axis(scores, order, axis=1)
             ids = np.take_along_axis(ids, order, axis=1)
+            fresh, begun = [], last
         first = last
     return Truth(ids, scores)
 
@@ -77,7 +81,8 @@ def recall(found: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], k: int)
     0.6666666666666666
     """
     hits = [len(np.intersect1d(each[:k], best[:k])) for each, best in zip(found, truth)]
-    return float(np.mean(hits)) / min(k, truth.shape[1])
+    possible: int = len(hits) * min(k, truth.shape[1])
+    return sum(hits) / possible
 
 
 def ndcg(found: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], k: int = 10) -> float:
@@ -91,10 +96,10 @@ def ndcg(found: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], k: int = 
     k = min(k, truth.shape[1])
     discounts = 1 / np.log2(np.arange(2, k + 2))
     gains = k - np.arange(k)
-    ideal = (gains * discounts).sum()
+    ideal = float((gains * discounts).sum())
     total = 0.0
     for each, best in zip(found, truth):
         # The gain of each that was found: that of its rank in the truth, where it has one.
         matches = each[:k, None] == best[:k]
         total += float((matches @ gains) @ discounts[: len(matches)])
-    return float(total / len(truth) / ideal)
+    return total / (len(truth) * ideal)

@@ -107,8 +107,9 @@ def _through_loader(home: Path) -> list[str]:
     if not libraries.is_dir():
         return [str(python)]
     # Then Python's own library, lest another release of it be found, and what it was linked with.
-    own = python.resolve().parents[1] / "lib"
-    path = f"{libraries}:{own}:/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu"
+    settings = (home / "pyvenv.cfg").read_text().splitlines()
+    own = next(line.partition("= ")[2] for line in settings if line.startswith("home"))
+    path = f"{libraries}:{Path(own).parent / 'lib'}:/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu"
     loader = str(libraries / "ld-linux-x86-64.so.2")
     return [loader, "--argv0", str(python), "--library-path", path, str(python)]
 
