@@ -110,7 +110,7 @@ class Comparison:
         worker = opened.enter_context(self._workshop.open(build, OURSELVES, 1))
         self._workers[build.name] = worker
         rows = [self._measure(worker, setting) for setting in our_settings(build)]
-        self._add_throughput(rows[0], OURSELVES)
+        self._add_throughput(rows[0], worker, OURSELVES)
         self._rows += rows
 
     def _measure_numpy(self) -> Row:
@@ -134,7 +134,7 @@ class Comparison:
 
     def _beside(self, name: str, peer: Peer, worker: Worker, setting: Setting) -> dict[str, Any]:
         row = self._measure(worker, setting)
-        self._add_throughput(row, self._python(name))
+        self._add_throughput(row, worker, self._python(name))
         ours = cheapest(self._rows, row, self._data.truth)
         if ours is None:
             return row.record()
@@ -160,11 +160,14 @@ class Comparison:
         search_tables.print_row(row)
         return row
 
-    def _add_throughput(self, row: Row, python: list[str]) -> None:
+    def _add_throughput(self, row: Row, worker: Worker, python: list[str]) -> None:
         """Queries a second on several threads, of the first setting of a build."""
-        threads = self._arguments.threads
-        with self._workshop.open(row.build, python, threads) as worker:
-            rate = throughput(worker, row, budget_seconds=self._arguments.seconds / 2)
+        threads, seconds = self._arguments.threads, self._arguments.seconds / 2
+        if threads == 1:
+            rate = throughput(worker, row, budget_seconds=seconds)
+        else:
+            with self._workshop.open(row.build, python, threads) as other:
+                rate = throughput(other, row, budget_seconds=seconds)
         row.measured["queries_per_second_threads"] = rate
         search_tables.print_throughput(row, threads)
 
