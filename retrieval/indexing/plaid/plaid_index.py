@@ -50,7 +50,9 @@ class PlaidSettings:
         scored: documents whose residuals are scored; never fewer than 2 * k.
         rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
             than k.
-        engine: what searches; "auto" is the compiled library where it is to be had, else NumPy.
+        margin: how far a token's centroid may score below the document's best one for the token's
+            residual to be looked at, in standard deviations of residuals' products.
+        engine: what builds and searches; "auto" is the compiled library where there is one.
         sample_tokens: tokens that are held in memory to learn from.
         iterations: rounds of k-means.
         seed: of the sample and of k-means.
@@ -63,6 +65,7 @@ class PlaidSettings:
     candidates: int = 4096
     scored: int = 384
     rescored: int = 128
+    margin: float = 3.0
     engine: Engine = "auto"
     sample_tokens: int = 1 << 19
     iterations: int = 4
@@ -78,6 +81,8 @@ class PlaidSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.engine not in get_args(Engine):
             raise ConfigError(f"engine is {self.engine!r}, expected one of {get_args(Engine)}")
+        if not self.margin > 0:
+            raise ConfigError(f"margin is {self.margin}, expected above 0")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
@@ -198,33 +203,27 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         settings, count = self.settings, int(possible.sum())
         scored = max(settings.scored, 2 * k)
         rescored = max(settings.rescored, k) if settings.keep_tokens else 0
-        if count <= scored:
-            return searcher.rank(query, np.flatnonzero(possible), rescored)
+        candidates = max(settings.candidates, scored)
         most = len(self._codec.centroids)
         probes = min(most, settings.probes * len(possible) // count)
+        effort = Effort(probes, candidates, scored, rescored, settings.margin * self._codec.spread)
+        if count <= scored:
+            return searcher.rank(query, np.flatnonzero(possible), effort)
         while True:
-            effort = Effort(probes, max(settings.candidates, scored), scored, rescored)
             positions, scores = searcher.search(query, effort, possible)
-            if len(positions) >= k or probes == most:
+            if len(positions) >= k or effort.probes == most:
                 return positions, scores
-            probes = min(most, 2 * probes)
+            effort = effort._replace(probes=min(most, 2 * effort.probes))
 
     def _write(self, version: Path) -> None:
         if self._codec is not None:
-            codec: dict[str, NDArray[Any]] = {
-                "centroids": self._codec.centroids.astype(np.float16),
-                "values": self._codec.values,
-            }
-            save_arrays(version / "codec.safetensors", codec)
+            save_arrays(version / "codec.safetensors", self._codec.arrays())
         for number, segment in enumerate(self._segments):
             save_arrays(version / f"segment-{number:06d}.safetensors", segment.arrays())
 
     def _read(self, version: Path) -> None:
         if (version / "codec.safetensors").is_file():
-            arrays = map_arrays(version / "codec.safetensors")
-            self._codec = ResidualCodec(
-                centroids=arrays["centroids"].astype(np.float32), values=np.array(arrays["values"])
-            )
+            self._codec = ResidualCodec.from_arrays(map_arrays(version / "codec.safetensors"))
         for path in sorted(version.glob("segment-*.safetensors")):
             self._segments.append(Segment.from_arrays(map_arrays(path)))
 
