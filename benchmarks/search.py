@@ -12,8 +12,8 @@ of a peer is compared with our cheapest setting whose recall@10 and recall@100 a
 high, in rounds: some queries here, the same queries there. The peers' builds are kept in the data
 folder and used again; ours are made anew. Without --peer: all peers that are installed.
 
-The first run makes the data in 15 minutes (search_data.py) and the peers' builds, which take 25
-minutes at 20,000 documents on two cores, most of it fast-plaid's; the rest takes 20 minutes.
+The first run makes the data in 15 to 20 minutes (search_data.py) and the peers' builds, most of an
+hour at 20,000 documents on two cores; the rest takes 20 to 30 minutes.
 """
 
 from __future__ import annotations

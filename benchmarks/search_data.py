@@ -4,8 +4,8 @@
     python benchmarks/search_data.py --documents 1000000 --queries 100 --data FOLDER
 
 20,000 documents are real texts (../shared/data), encoded once in 6 minutes on two cores; more are
-generated from those, and all are where the texts are absent. The exact truth takes 7 minutes at
-20,000 documents and 1,000 queries. A killed run goes on where it was. 1,000,000 documents take
+generated from those, and all are where the texts are absent. The exact truth takes 12 minutes of
+one thread at 20,000 documents and 1,000 queries. A killed run goes on where it was. 1,000,000 documents take
 32 GB of disk, and little memory beside the pages of the files.
 
 FOLDER gets docs_N.npy (tokens, 128) float16, doclens_N.npy, tokids_N.npy (each token's number in
