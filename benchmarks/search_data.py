@@ -5,8 +5,8 @@
 
 20,000 documents are real texts (../shared/data), encoded once in 6 minutes on two cores; more are
 generated from those, and all are where the texts are absent. The exact truth takes 12 minutes of
-one thread at 20,000 documents and 1,000 queries. A killed run goes on where it was. 1,000,000 documents take
-32 GB of disk, and little memory beside the pages of the files.
+one thread at 20,000 documents and 1,000 queries. A killed run goes on where it was. 1,000,000
+documents take 32 GB of disk, and little memory beside the pages of the files.
 
 FOLDER gets docs_N.npy (tokens, 128) float16, doclens_N.npy, tokids_N.npy (each token's number in
 the vocabulary), queries.npy (1000, 32, 128) float16 and gt_N.npz (arrays gt and gs: the best 100 of

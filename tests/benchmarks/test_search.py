@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -14,7 +15,19 @@ import pytest
 
 from retrieval.scoring import maxsim
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    """The benchmark, with the package of this checkout in it and in its workers."""
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "search.py"), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -84,12 +97,7 @@ def test_a_quick_run_agrees_with_itself_and_reports_all_figures(tmp_path: Path) 
     options += ["--seconds", "0.5", "--threads", "1", "--build-threads", "1"]
     options += ["--data", str(tmp_path), "--texts", str(tmp_path / "absent")]
     options += ["--json", str(tmp_path / "search.json")]
-    ran = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "search.py"), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run(*options)
     assert ran.returncode == 0, ran.stderr
     printed = dict(
         line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("RESULT")
@@ -115,9 +123,6 @@ def test_a_quick_run_agrees_with_itself_and_reports_all_figures(tmp_path: Path) 
 
 
 def test_a_peer_that_is_not_installed_is_refused_with_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "search.py"), "--peer", "tachiom"]
-    ran = subprocess.run(
-        [*command, "--environments", str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    ran = run("--peer", "tachiom", "--environments", str(tmp_path))
     assert ran.returncode == 2
     assert "search_peers/install.py tachiom" in ran.stderr
