@@ -1,0 +1,132 @@
+"""What the search benchmark runs: our builds and settings, the peers' builds and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """An index that is made, and the engine that makes it."""
+
+    name: str
+    engine: str
+    """`search_peers/ENGINE_engine.py`."""
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Options of a search, and what they are called in tables."""
+
+    name: str
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A peer; the first of its settings is the one of its RESULT lines."""
+
+    build: Build
+    settings: tuple[Setting, ...]
+    has_index: bool = True
+    """False where there is nothing to build, so that build times can't be compared."""
+
+
+OURS = (
+    Build(name="4 bits", engine="plaid", options={"bits": 4}),
+    Build(name="4 bits + tokens", engine="plaid", options={"bits": 4, "keep_tokens": True}),
+    Build(name="2 bits", engine="plaid", options={"bits": 2}),
+)
+EXACT = Build(name="exact", engine="exact")
+
+# probes, candidates, scored, rescored
+_LADDER = (
+    (2, 512, 200, 100),
+    (4, 512, 200, 100),
+    (8, 1024, 200, 100),
+    (12, 1024, 200, 100),
+    (16, 1024, 256, 120),
+    (16, 2048, 384, 128),
+    (24, 2048, 384, 128),
+    (32, 2048, 512, 150),
+    (32, 4096, 768, 200),
+    (64, 4096, 1024, 250),
+    (96, 8192, 2048, 400),
+)
+
+
+def our_settings(build: Build) -> list[Setting]:
+    """The default, and others from cheap to thorough; the exact index has nothing to set."""
+    settings = [Setting(name="default")]
+    if build == EXACT:
+        return settings
+    for probes, candidates, scored, rescored in _LADDER:
+        options = {"probes": probes, "candidates": candidates, "scored": scored}
+        name = f"probes {probes}, {candidates} / {scored}"
+        if build.options.get("keep_tokens"):
+            options["rescored"] = rescored
+            name += f" / {rescored}"
+        settings.append(Setting(name=name, options=options))
+    return settings
+
+
+NUMPY = Setting(name="default, NumPy", options={"engine": "numpy"})
+
+PEERS = {
+    "fast-plaid": Peer(
+        build=Build(name="fast-plaid", engine="fast_plaid"),
+        settings=(
+            Setting(name="default"),
+            Setting(name="n_full_scores 1024", options={"n_full_scores": 1024}),
+        ),
+    ),
+    "tachiom": Peer(
+        build=Build(name="tachiom", engine="tachiom"),
+        settings=(
+            Setting(name="default"),
+            Setting(
+                name="40 centroids, 1000 documents",
+                options={"k_centroids": 40, "k_docs_to_score": 1000},
+            ),
+        ),
+    ),
+    "lancedb": Peer(
+        build=Build(name="lancedb", engine="lancedb", options={"num_sub_vectors": 32}),
+        settings=(
+            Setting(
+                name="IVF_PQ, nprobes 16, refine 5", options={"nprobes": 16, "refine_factor": 5}
+            ),
+        ),
+    ),
+    "muvera": Peer(
+        build=Build(name="muvera", engine="muvera"),
+        settings=(
+            Setting(name="5120 components, exact 3000", options={"candidates": 3000}),
+            Setting(name="5120 components, exact 1000", options={"candidates": 1000}),
+        ),
+    ),
+    "xtr-warp": Peer(
+        build=Build(name="xtr-warp", engine="xtr_warp"),
+        settings=(
+            Setting(name="default"),
+            Setting(
+                name="nprobe 64, 4096 candidates",
+                options={
+                    "nprobe": 64,
+                    "bound": 2048,
+                    "centroid_score_threshold": 0.0,
+                    "max_candidates": 4096,
+                },
+            ),
+        ),
+    ),
+    "brute-force": Peer(
+        build=Build(name="brute-force", engine="brute_force"),
+        settings=(Setting(name="torch bfloat16"),),
+        has_index=False,
+    ),
+}
