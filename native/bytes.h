@@ -64,6 +64,43 @@ inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* 
     }
 }
 
+// A row of unsigned bytes times one of signed bytes; `depth` is a multiple of 64.
+inline int32_t dot_bytes(const uint8_t* row, const int8_t* other, int depth) {
+#if LANES == 16
+    __m512i total = _mm512_setzero_si512();
+    for (int d = 0; d < depth; d += 64) {
+        const __m512i left = _mm512_loadu_si512(row + d), right = _mm512_loadu_si512(other + d);
+#if defined(__AVX512VNNI__)
+        total = _mm512_dpbusd_epi32(total, left, right);
+#else
+        const __m512i pairs = _mm512_maddubs_epi16(left, right);
+        total = _mm512_add_epi32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+    }
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(total),
+                                          _mm512_maskz_extracti64x4_epi64((__mmask8)0xff, total, 1));
+#elif LANES == 8
+    __m256i half = _mm256_setzero_si256();
+    for (int d = 0; d < depth; d += 32) {
+        const __m256i left = _mm256_loadu_si256((const __m256i*)(row + d));
+        const __m256i right = _mm256_loadu_si256((const __m256i*)(other + d));
+        const __m256i pairs = _mm256_maddubs_epi16(left, right);
+        half = _mm256_add_epi32(half, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+#endif
+#if LANES >= 8
+    __m128i quarter =
+        _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+    quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1));
+    return _mm_cvtsi128_si32(quarter);
+#else
+    int32_t total = 0;
+    for (int d = 0; d < depth; ++d) total += (int32_t)row[d] * other[d];
+    return total;
+#endif
+}
+
 // Nearest integers of numbers below 2^22 in size.
 inline Ints nearest_integers(Floats value) {
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.

@@ -191,9 +191,9 @@ int64_t retrieval_plaid_search(const PlaidView* view, const float* query, int32_
 }
 
 int64_t retrieval_plaid_rank(const PlaidView* view, const float* query, int32_t tokens,
-                             int32_t rescored, int64_t count, int64_t* positions, float* scores) {
-    return current->late_interaction->rank(view, query, tokens, rescored, count, positions,
-                                           scores);
+                             const PlaidEffort* effort, int64_t count, int64_t* positions,
+                             float* scores) {
+    return current->late_interaction->rank(view, query, tokens, effort, count, positions, scores);
 }
 
 CentroidGroups* retrieval_centroid_groups(const float* centroids, int32_t count, int32_t width,

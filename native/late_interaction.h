@@ -15,12 +15,12 @@ struct PlaidCodec {
 
 // Documents of consecutive positions; arrays as in retrieval/indexing/plaid/segment.py.
 struct PlaidSegment {
-    int64_t first_position, documents, lists;
+    int64_t first_position, documents;
     const int64_t* offsets;
     const void* codes;
     const uint8_t* residuals;
     const uint16_t* scales;
-    const int32_t* list_centroids;
+    const int32_t* list_of;  // (K,) the number of a centroid's list, or -1
     const int64_t* list_starts;
     const int32_t* list_documents;
     const uint16_t* tokens;  // or null
@@ -37,6 +37,7 @@ struct PlaidView {
 // As in retrieval/indexing/plaid/numpy_search.py.
 struct PlaidEffort {
     int32_t probes, candidates, scored, rescored;
+    float margin;
 };
 
 // What a search did, for benchmarks; nanoseconds of each stage.
@@ -52,8 +53,8 @@ struct LateInteractionKernels {
                       const PlaidEffort* effort, const uint8_t* mask, int64_t* positions,
                       float* scores, PlaidStages* stages);
     // Ranks `count` documents, at least one, each with a token; returns how many are left.
-    int64_t (*rank)(const PlaidView* view, const float* query, int32_t tokens, int32_t rescored,
-                    int64_t count, int64_t* positions, float* scores);
+    int64_t (*rank)(const PlaidView* view, const float* query, int32_t tokens,
+                    const PlaidEffort* effort, int64_t count, int64_t* positions, float* scores);
 };
 
 struct CentroidGroups;

@@ -51,11 +51,11 @@ struct Query {
     std::vector<int32_t> centroid_bias;
     std::vector<float> factors;
     // With residuals: the sum of products and bias, and the centroid's score shifted left, are in
-    // one unit.
-    std::vector<int8_t> residual_panel;
+    // one unit. Rows of `depth` bytes, in the order of a decoded residual's.
+    std::vector<int8_t> residual_rows;
     std::vector<int32_t> residual_bias;
     int plane_bytes = 0, depth = 0, shift = 0;
-    float unit = 0;
+    float one = 0, unit = 0;
     std::vector<float> float_panel;  // (width, columns), made where it is needed
 };
 
@@ -69,12 +69,16 @@ struct Scratch {
     std::vector<int64_t> touched;
     std::vector<Scored> candidates;
     std::vector<int32_t> bins;
-    std::vector<uint8_t> rows;
+    std::vector<uint8_t> row;
     std::vector<float> float_rows, best;
     std::vector<int16_t> best_shorts;
 };
 
-thread_local Scratch scratch;
+// Not inlined: the compiler would look it up again and again, in the middle of products.
+__attribute__((noinline)) Scratch& scratch_of_thread() {
+    thread_local Scratch scratch;
+    return scratch;
+}
 
 int64_t now() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -93,12 +97,6 @@ template <class F> inline void each_group(int columns, F f) {
 int32_t rounded_levels(float value, float scale) {
     const float level = std::nearbyint(value / scale);
     return (int32_t)std::min((float)SIGNED_LEVELS, std::max((float)-SIGNED_LEVELS, level));
-}
-
-void put(std::vector<int8_t>& panel, std::vector<int32_t>& bias, int columns, int depth, int column,
-         int32_t level) {
-    panel[((size_t)(depth / 4) * columns + column) * 4 + depth % 4] = (int8_t)level;
-    bias[column] -= 128 * level;  // rows hold 128 more than what they stand for
 }
 
 void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
@@ -129,7 +127,7 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
     const float finest = codec.value_scale * largest_of_all / SIGNED_LEVELS;
     int exponent = 14;
     while (exponent > 1 && std::ldexp(1.0f, -exponent) < finest) --exponent;
-    const float one = std::ldexp(1.0f, exponent);
+    q.one = std::ldexp(1.0f, exponent);
     q.shift = 0;
     while (q.shift < 8 && std::ldexp(1.0f, -exponent - q.shift - 1) >= finest) ++q.shift;
     q.unit = std::ldexp(1.0f, -exponent - q.shift);
@@ -137,36 +135,48 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
 
     const int per_byte = 8 / codec.bits, bytes = width / per_byte;
     q.plane_bytes = (bytes + 3) / 4 * 4;
-    q.depth = per_byte * q.plane_bytes;
+    q.depth = (per_byte * q.plane_bytes + 63) / 64 * 64;
     q.centroid_panel.assign((size_t)width * q.columns, 0);
     q.centroid_bias.assign(q.columns, 0);
-    q.residual_panel.assign((size_t)q.depth * q.columns, 0);
+    q.residual_rows.assign((size_t)q.depth * tokens, 0);
     q.residual_bias.assign(q.columns, 0);
     for (int t = 0; t < tokens; ++t) {
         const float* unit = q.units.data() + (size_t)t * width;
         const float level = largest[t] > 0 ? largest[t] / SIGNED_LEVELS : 1;
-        q.factors[t] = level * one;
+        q.factors[t] = level * q.one;
+        int8_t* row = q.residual_rows.data() + (size_t)t * q.depth;
         for (int d = 0; d < width; ++d) {
-            put(q.centroid_panel, q.centroid_bias, q.columns, d, t, rounded_levels(unit[d], level));
-            put(q.residual_panel, q.residual_bias, q.columns,
-                d % per_byte * q.plane_bytes + d / per_byte, t,
-                rounded_levels(unit[d], level_of_all));
+            // The other side holds 128 more than what it stands for, which the bias takes out.
+            const int32_t with_centroid = rounded_levels(unit[d], level);
+            q.centroid_panel[((size_t)(d / 4) * q.columns + t) * 4 + d % 4] = (int8_t)with_centroid;
+            q.centroid_bias[t] -= 128 * with_centroid;
+            const int32_t with_residual = rounded_levels(unit[d], level_of_all);
+            row[d % per_byte * q.plane_bytes + d / per_byte] = (int8_t)with_residual;
+            q.residual_bias[t] -= 128 * with_residual;
         }
     }
     q.float_panel.clear();
 }
 
 inline void store_shorts(int16_t* to, Ints value) {
+#if LANES == 16
+    _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtepi32_epi16(ALL, (__m512i)value));
+#else
     typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
     const Narrow narrow = __builtin_convertvector(value, Narrow);
     std::memcpy(to, &narrow, sizeof narrow);
+#endif
 }
 
 inline Ints load_shorts(const int16_t* from) {
+#if LANES == 16
+    return (Ints)_mm512_maskz_cvtepi16_epi32(ALL, _mm256_loadu_si256((const __m256i*)from));
+#else
     typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
     Narrow narrow;
     std::memcpy(&narrow, from, sizeof narrow);
     return __builtin_convertvector(narrow, Ints);
+#endif
 }
 
 inline Shorts load_group(const int16_t* from) {
@@ -255,7 +265,7 @@ inline uint32_t reaching(const int16_t* scores, Shorts thresholds) {
 }
 
 // The best centroids of each query token, best first.
-void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
+__attribute__((noinline)) void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
     const int columns = q.columns;
     const int64_t blocks = (codec.centroids + block - 1) / block;
     find_thresholds(columns, blocks, (int)std::min<int64_t>(wanted, blocks), s);
@@ -292,62 +302,63 @@ void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block,
     }
 }
 
-// Where a centroid's list is in a segment; empty where it has none.
-inline void find_list(const PlaidSegment& segment, int32_t centroids, int32_t centroid,
-                      const int32_t*& from, const int32_t*& end) {
-    int64_t at = centroid;
-    if (segment.lists != centroids) {
-        const int32_t* first = segment.list_centroids;
-        at = std::lower_bound(first, first + segment.lists, centroid) - first;
-        if (at == segment.lists || first[at] != centroid) {
-            from = end = nullptr;
-            return;
-        }
-    }
-    from = segment.list_documents + segment.list_starts[at];
-    end = segment.list_documents + segment.list_starts[at + 1];
+void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
+    const int32_t list = segment.list_of[centroid];
+    if (list < 0) return;
+    const int32_t* from = segment.list_documents + segment.list_starts[list];
+    const int32_t* end = segment.list_documents + segment.list_starts[list + 1];
+    for (; from < end; from += 16) __builtin_prefetch(from);
 }
 
 // Adds up what the documents of the probed centroids gain over the last probe of each query token.
-void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
+__attribute__((noinline)) void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
     if ((int64_t)s.gains.size() < view.documents || s.stamp > 0xffffffffu - 2 - (uint32_t)q.tokens) {
         s.gains.assign(std::max<size_t>(s.gains.size(), view.documents), Gain{0, 0});
         s.stamp = 0;
     }
     const uint32_t before = s.stamp;
-    s.touched.clear();
+    s.touched.resize(view.documents + 1);  // one behind the last is written too
+    int64_t touched = 0;
     for (int token = 0; token < q.tokens; ++token) {
         const std::vector<Probe>& probes = s.probes[token];
         const uint32_t stamp = ++s.stamp;
         const int16_t lowest = probes.back().score;
-        for (const Probe& probe : probes) {
+        for (size_t number = 0; number < probes.size(); ++number) {
+            const Probe& probe = probes[number];
             const float gain = (float)(probe.score - lowest) * q.lengths[token];
-            for (int number = 0; number < view.segment_count; ++number) {
-                const PlaidSegment& segment = view.segments[number];
-                const int32_t *each, *end;
-                find_list(segment, view.codec->centroids, probe.centroid, each, end);
+            for (int at = 0; at < view.segment_count; ++at) {
+                const PlaidSegment& segment = view.segments[at];
+                if (number + 2 < probes.size()) prefetch_list(segment, probes[number + 2].centroid);
+                const int32_t list = segment.list_of[probe.centroid];
+                if (list < 0) continue;
+                const int32_t* each = segment.list_documents + segment.list_starts[list];
+                const int32_t* end = segment.list_documents + segment.list_starts[list + 1];
                 Gain* gains = s.gains.data() + segment.first_position;
+                int64_t* to = s.touched.data();
                 for (; each != end; ++each) {
+                    // Without branches: which documents come again can't be foreseen.
                     Gain& at = gains[*each];
-                    if (at.stamp == stamp) continue;
-                    if (at.stamp <= before) {
-                        const int64_t position = segment.first_position + *each;
-                        if (mask && !mask[position]) continue;
-                        s.touched.push_back(position);
-                        at.value = gain;
-                    } else {
-                        at.value += gain;
-                    }
+                    const bool is_first = at.stamp <= before;
+                    to[touched] = segment.first_position + *each;
+                    touched += is_first;
+                    // Probes come best first, so that a token's first gain is its gain.
+                    at.value = (is_first ? 0 : at.value) + (at.stamp == stamp ? 0 : gain);
                     at.stamp = stamp;
                 }
             }
         }
     }
+    if (mask) {
+        const auto is_out = [&](int64_t position) { return !mask[position]; };
+        touched = std::remove_if(s.touched.begin(), s.touched.begin() + touched, is_out) -
+                  s.touched.begin();
+    }
+    s.touched.resize(touched);
 }
 
 // The touched documents with the highest gains: `wanted`, and what is as good as the last of them
 // by a bin's width.
-void choose_candidates(int wanted, Scratch& s) {
+__attribute__((noinline)) void choose_candidates(int wanted, Scratch& s) {
     s.candidates.clear();
     const Gain* gains = s.gains.data();
     float most = 0;
@@ -415,12 +426,22 @@ void maximum_of_centroids(const Code* code, const Code* end, const int16_t* scor
     }
 }
 
-inline const char* code_address(const PlaidView& view, const PlaidSegment& segment, int64_t token) {
-    return (const char*)segment.codes + token * view.code_bytes;
+// The best centroid of a document for each column, in s.best_shorts.
+inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segment, int64_t first,
+                                int64_t end, int columns, Scratch& s) {
+    const int16_t* scores = s.scores.data();
+    int16_t* best = s.best_shorts.data();
+    if (view.code_bytes == 2) {
+        const uint16_t* codes = (const uint16_t*)segment.codes;
+        maximum_of_centroids(codes + first, codes + end, scores, columns, best);
+    } else {
+        const int32_t* codes = (const int32_t*)segment.codes;
+        maximum_of_centroids(codes + first, codes + end, scores, columns, best);
+    }
 }
 
 // Scores candidates by their centroids alone and keeps the best.
-void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
+__attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
     constexpr int AHEAD = 3;
     s.best_shorts.resize(q.columns);
     for (size_t at = 0; at < s.candidates.size(); ++at) {
@@ -428,21 +449,15 @@ void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scrat
             const int64_t position = s.candidates[at + AHEAD].position;
             const PlaidSegment& segment = segment_of(view, position);
             const int64_t* offsets = segment.offsets + (position - segment.first_position);
-            const char* from = code_address(view, segment, offsets[0]);
-            const char* end = code_address(view, segment, offsets[1]);
-            for (; from < end; from += 64) __builtin_prefetch(from);
+            const char* codes = (const char*)segment.codes;
+            const char* end = codes + offsets[1] * view.code_bytes;
+            for (const char* from = codes + offsets[0] * view.code_bytes; from < end; from += 64)
+                __builtin_prefetch(from);
         }
         const int64_t position = s.candidates[at].position;
         const PlaidSegment& segment = segment_of(view, position);
         const int64_t* offsets = segment.offsets + (position - segment.first_position);
-        if (view.code_bytes == 2)
-            maximum_of_centroids((const uint16_t*)segment.codes + offsets[0],
-                                 (const uint16_t*)segment.codes + offsets[1], s.scores.data(),
-                                 q.columns, s.best_shorts.data());
-        else
-            maximum_of_centroids((const int32_t*)segment.codes + offsets[0],
-                                 (const int32_t*)segment.codes + offsets[1], s.scores.data(),
-                                 q.columns, s.best_shorts.data());
+        maximum_of_document(view, segment, offsets[0], offsets[1], q.columns, s);
         Floats total = {};
         for (int column = 0; column < q.columns; column += LANES)
             total += to_floats(load_shorts(s.best_shorts.data() + column)) *
@@ -540,41 +555,46 @@ inline float weighted_sum(const Query& q, const float* best) {
 }
 
 // MaxSim of one document from its codes and residuals.
+//
+// A query token is multiplied with the residuals of those tokens only whose centroids come within
+// `margin` of the document's best: of 32 x 150 pairs some 300 are left.
 float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         int64_t position, Scratch& s) {
+                         Shorts margin, int64_t position, Scratch& s) {
     const PlaidSegment& segment = segment_of(view, position);
     const int64_t* offsets = segment.offsets + (position - segment.first_position);
-    const int columns = q.columns, residual_bytes = decode.bytes;
+    const int columns = q.columns;
+    maximum_of_document(view, segment, offsets[0], offsets[1], columns, s);
     float* best = s.best.data();
-    std::fill(best, best + columns, LOWEST);
-    for (int64_t token = offsets[0]; token < offsets[1]; token += ROWS_AT_ONCE) {
-        const int16_t* scores[ROWS_AT_ONCE];
-        float scales[ROWS_AT_ONCE];
-        for (int r = 0; r < ROWS_AT_ONCE; ++r) {
-            // The last one fills the block up: a maximum takes no notice.
-            const int64_t at = std::min(token + r, offsets[1] - 1);
-            scores[r] = s.scores.data() + (size_t)code_of(view, segment, at) * columns;
-            scales[r] = widen_float16(segment.scales[at]);
-            decode(segment.residuals + at * residual_bytes, s.rows.data() + r * q.depth);
-        }
-        each_group(columns, [&](int column, auto vectors) {
-            constexpr int VECTORS = decltype(vectors)::value;
-            Ints sums[ROWS_AT_ONCE][VECTORS];
-            for (int r = 0; r < ROWS_AT_ONCE; ++r)
-                for (int v = 0; v < VECTORS; ++v) {
-                    const int at = column + v * LANES;
-                    sums[r][v] = (load_shorts(scores[r] + at) << q.shift) +
-                                 load_ints(q.residual_bias.data() + at);
-                }
-            multiply_bytes(s.rows.data(), q.depth, q.residual_panel.data() + 4 * column, columns,
-                           q.depth, sums);
-            for (int v = 0; v < VECTORS; ++v) {
-                Floats most = load(best + column + v * LANES);
-                for (int r = 0; r < ROWS_AT_ONCE; ++r)
-                    most = larger(most, to_floats(sums[r][v]) * scales[r]);
-                store(best + column + v * LANES, most);
+    std::fill(best, best + q.tokens, LOWEST);
+    for (int column = 0; column < columns; column += COLUMN_GROUP) {
+        // A sum of two negative numbers may wrap around.
+        const Shorts most = load_group(s.best_shorts.data() + column);
+        const Shorts least = most - margin;
+        const Shorts threshold = least > most ? Shorts{} + (int16_t)-32768 : least;
+        std::memcpy(s.best_shorts.data() + column, &threshold, sizeof threshold);
+    }
+    for (int64_t token = offsets[0]; token < offsets[1]; ++token) {
+        const int16_t* scores = s.scores.data() + (size_t)code_of(view, segment, token) * columns;
+        bool is_decoded = false;
+        float scale = 0;
+        for (int column = 0; column < q.tokens; column += COLUMN_GROUP) {
+            uint32_t bits =
+                reaching(scores + column, load_group(s.best_shorts.data() + column));
+            if (q.tokens - column < COLUMN_GROUP) bits &= (1u << (q.tokens - column)) - 1;
+            if (bits && !is_decoded) {
+                decode(segment.residuals + token * decode.bytes, s.row.data());
+                scale = widen_float16(segment.scales[token]);
+                is_decoded = true;
             }
-        });
+            for (; bits; bits &= bits - 1) {
+                const int at = column + __builtin_ctz(bits);
+                const int32_t product = dot_bytes(
+                    s.row.data(), q.residual_rows.data() + (size_t)at * q.depth, q.depth);
+                const int32_t score =
+                    product + q.residual_bias[at] + scores[at] * (1 << q.shift);
+                best[at] = std::max(best[at], (float)score * scale);
+            }
+        }
     }
     return weighted_sum(q, best) * q.unit;
 }
@@ -636,18 +656,21 @@ void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
 }
 
 // Scores the candidates by residuals, and the best of them exactly, and writes them, best first.
-int64_t finish(const PlaidView& view, int rescored, int64_t* positions, float* scores, Scratch& s,
-               PlaidStages* stages) {
+int64_t finish(const PlaidView& view, const PlaidEffort& effort, int64_t* positions, float* scores,
+               Scratch& s, PlaidStages* stages) {
     Query& q = s.query;
     const int width = view.codec->width;
     int64_t started = stages ? now() : 0;
     const Decoder decode(*view.codec, q);
-    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth + 64);
-    s.best.resize(q.columns);
+    s.row.resize(q.depth + 64);
+    s.best.assign(q.columns, 0);
+    s.best_shorts.resize(q.columns);
+    const float widest = std::min(effort.margin * q.one, 32767.0f);
+    const Shorts margin = Shorts{} + (int16_t)widest;
     for (size_t at = 0; at < s.candidates.size(); ++at) {
         if (at + 1 < s.candidates.size())
             prefetch_document(view, s.candidates[at + 1].position, decode.bytes);
-        s.candidates[at].score = score_by_residuals(view, q, decode, s.candidates[at].position, s);
+        s.candidates[at].score = score_by_residuals(view, q, decode, margin, s.candidates[at].position, s);
     }
     if (stages) {
         stages->nanoseconds[4] += now() - started;
@@ -657,8 +680,8 @@ int64_t finish(const PlaidView& view, int rescored, int64_t* positions, float* s
     bool has_tokens = true;
     for (int number = 0; number < view.segment_count; ++number)
         has_tokens = has_tokens && (view.segments[number].tokens || !view.segments[number].documents);
-    if (rescored > 0 && has_tokens) {
-        keep_best(s.candidates, rescored);
+    if (effort.rescored > 0 && has_tokens) {
+        keep_best(s.candidates, effort.rescored);
         q.float_panel.assign((size_t)width * q.columns, 0);
         for (int t = 0; t < q.tokens; ++t)
             for (int d = 0; d < width; ++d)
@@ -686,7 +709,7 @@ int block_size(int centroids, int probes) {
 int64_t search(const PlaidView* view, const float* query, int32_t tokens,
                const PlaidEffort* effort, const uint8_t* mask, int64_t* positions, float* scores,
                PlaidStages* stages) {
-    Scratch& s = scratch;
+    Scratch& s = scratch_of_thread();
     Query& q = s.query;
     int64_t times[5] = {};
     const auto mark = [&](int at) {
@@ -709,17 +732,17 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
         for (int at = 0; at < 4; ++at) stages->nanoseconds[at] += times[at + 1] - times[at];
         stages->touched += s.touched.size();
     }
-    return finish(*view, effort->rescored, positions, scores, s, stages);
+    return finish(*view, *effort, positions, scores, s, stages);
 }
 
-int64_t rank(const PlaidView* view, const float* query, int32_t tokens, int32_t rescored,
+int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const PlaidEffort* effort,
              int64_t count, int64_t* positions, float* scores) {
-    Scratch& s = scratch;
+    Scratch& s = scratch_of_thread();
     prepare(s.query, *view->codec, query, tokens);
     score_centroids(*view->codec, s.query, MOST_IN_BLOCK, s);
     s.candidates.clear();
     for (int64_t at = 0; at < count; ++at) s.candidates.push_back({0, positions[at]});
-    return finish(*view, rescored, positions, scores, s, nullptr);
+    return finish(*view, *effort, positions, scores, s, nullptr);
 }
 
 }  // namespace

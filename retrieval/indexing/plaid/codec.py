@@ -5,9 +5,10 @@ Legend: T tokens, K centroids, D width, P bytes of a token's residual.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ class ResidualCodec:
     Attributes:
         centroids: (K, D) float32 that float16 holds exactly, which is how they are saved.
         values: (2**bits,) float32, ascending.
+        spread: root mean square of a residual's components, and so of its dot products with
+            vectors of unit length.
 
     Source: Santhanam et al. 2022, "ColBERTv2", arXiv:2112.01488, section 3.3; Panter and Dite
     1951, "Quantization distortion in pulse-count modulation with nonuniform spacing of levels";
@@ -59,6 +62,7 @@ class ResidualCodec:
 
     centroids: Floats
     values: Floats
+    spread: float
 
     @classmethod
     def fit(cls, centroids: Floats, tokens: Floats, codes: NDArray[np.integer], bits: int) -> Self:
@@ -73,11 +77,31 @@ class ResidualCodec:
         centroids = centroids.astype(np.float16).astype(np.float32)
         every = max(1, tokens.size // _FITTED_VALUES)
         residuals = (tokens[::every] - centroids[codes[::every]]).ravel()
+        spread = float(np.sqrt(np.mean(np.square(residuals, dtype=np.float64))))
         if bits == 8:
             # 255 values, zero in the middle, and one that only rounding can reach.
             step = max(float(np.abs(residuals).max()), 1e-6) / 127
-            return cls(centroids=centroids, values=(np.arange(256, dtype=np.float32) - 128) * step)
-        return cls(centroids=centroids, values=_fit_values(residuals, 1 << bits))
+            values = (np.arange(256, dtype=np.float32) - 128) * np.float32(step)
+        else:
+            values = _fit_values(residuals, 1 << bits)
+        return cls(centroids=centroids, values=values, spread=spread)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `arrays`."""
+        return cls(
+            centroids=arrays["centroids"].astype(np.float32),
+            values=np.array(arrays["values"]),
+            spread=float(arrays["spread"][0]),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays: what a file of the codec holds."""
+        return {
+            "centroids": self.centroids.astype(np.float16),
+            "values": self.values,
+            "spread": np.array([self.spread], np.float32),
+        }
 
     @property
     def bits(self) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.files import map_arrays, save_arrays
@@ -26,12 +24,7 @@ def save_codec(path: Path, codec: ResidualCodec, energy: float) -> None:
         codec: what is written.
         energy: the mean squared length of the residuals that it was learned for.
     """
-    arrays: dict[str, NDArray[Any]] = {
-        "centroids": codec.centroids.astype(np.float16),
-        "values": codec.values,
-        "energy": np.array([energy], np.float32),
-    }
-    save_arrays(path, arrays)
+    save_arrays(path, {**codec.arrays(), "energy": np.array([energy], np.float32)})
 
 
 def read_codec(path: Path) -> tuple[ResidualCodec, float]:
@@ -46,8 +39,14 @@ def read_codec(path: Path) -> tuple[ResidualCodec, float]:
         raise IndexFilesError(f"{error}: rebuild the index") from error
     centroids = expect(path, arrays, "centroids", np.float16)
     values = expect(path, arrays, "values", np.float32)
+    spread = expect(path, arrays, "spread", np.float32)
     energy = expect(path, arrays, "energy", np.float32)
-    if centroids.ndim != 2 or values.shape not in _VALUES or energy.shape != (1,):
+    if (
+        centroids.ndim != 2
+        or not len(centroids)
+        or values.shape not in _VALUES
+        or spread.shape != (1,)
+        or energy.shape != (1,)
+    ):
         raise IndexFilesError(f"{path}: not a codec: rebuild the index")
-    codec = ResidualCodec(centroids=centroids.astype(np.float32), values=np.array(values))
-    return codec, float(energy[0])
+    return ResidualCodec.from_arrays(arrays), float(energy[0])

@@ -39,12 +39,11 @@ class _Segment(ctypes.Structure):
     _fields_ = (
         ("first_position", ctypes.c_int64),
         ("documents", ctypes.c_int64),
-        ("lists", ctypes.c_int64),
         ("offsets", ctypes.c_void_p),
         ("codes", ctypes.c_void_p),
         ("residuals", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
-        ("list_centroids", ctypes.c_void_p),
+        ("list_of", ctypes.c_void_p),
         ("list_starts", ctypes.c_void_p),
         ("list_documents", ctypes.c_void_p),
         ("tokens", ctypes.c_void_p),
@@ -62,7 +61,10 @@ class _View(ctypes.Structure):
 
 
 class _Effort(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int32) for name in Effort._fields)
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in Effort._fields[:-1]),
+        ("margin", ctypes.c_float),
+    )
 
 
 class Stages(ctypes.Structure):
@@ -98,9 +100,10 @@ class NativeSearcher:
             self._row_scales.ctypes.data,
             self._values.ctypes.data,
         )
+        self._list_of = [_list_of(each, len(codec.centroids)) for each in self._segments]
         structures, first = [], 0
-        for segment in self._segments:
-            structures.append(_structure(segment, first))
+        for segment, list_of in zip(self._segments, self._list_of):
+            structures.append(_structure(segment, list_of, first))
             first += segment.documents
         self._structures = (_Segment * len(structures))(*structures)
         code_bytes = 2 if len(codec.centroids) <= 1 << 16 else 4
@@ -136,7 +139,7 @@ class NativeSearcher:
         return positions[:count], scores[:count]
 
     def rank(
-        self, query_MD: Floats, positions: Positions, rescored: int
+        self, query_MD: Floats, positions: Positions, effort: Effort
     ) -> tuple[Positions, Floats]:
         """As `NumpySearcher.rank`."""
         query_MD = np.ascontiguousarray(query_MD, np.float32)
@@ -148,7 +151,7 @@ class NativeSearcher:
             ctypes.byref(self._view),
             ctypes.c_void_p(query_MD.ctypes.data),
             len(query_MD),
-            rescored,
+            ctypes.byref(_Effort(*effort)),
             ctypes.c_int64(len(ranked)),
             ctypes.c_void_p(ranked.ctypes.data),
             ctypes.c_void_p(scores.ctypes.data),
@@ -173,19 +176,25 @@ def _contiguous(segment: Segment) -> Segment:
     return Segment.from_arrays({name: np.ascontiguousarray(each) for name, each in arrays.items()})
 
 
-def _structure(segment: Segment, first: int) -> _Segment:
+def _list_of(segment: Segment, centroids: int) -> NDArray[np.int32]:
+    """(K,) the number of each centroid's list, -1 where there is none."""
+    numbers = np.full(centroids, -1, np.int32)
+    numbers[segment.lists.centroids] = np.arange(len(segment.lists.centroids), dtype=np.int32)
+    return numbers
+
+
+def _structure(segment: Segment, list_of: NDArray[np.int32], first: int) -> _Segment:
     def address(array: NDArray[Any] | None) -> int | None:
         return None if array is None else array.ctypes.data
 
     return _Segment(
         first,
         segment.documents,
-        len(segment.lists.centroids),
         address(segment.offsets),
         address(segment.codes),
         address(segment.residuals),
         address(segment.scales),
-        address(segment.lists.centroids),
+        address(list_of),
         address(segment.lists.starts),
         address(segment.lists.documents),
         address(segment.tokens),

@@ -8,6 +8,7 @@ Legend: M query tokens, K centroids, N documents of all segments, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,9 @@ class Effort(NamedTuple):
     """Documents that are ranked by centroids and residuals."""
     rescored: int
     """Documents that are scored exactly; 0 for none."""
+    margin: float = math.inf
+    """How far a token's centroid may score below the document's best one for the token to be
+    scored by its residual; the others can hardly be a query token's best match."""
 
 
 class NumpySearcher:
@@ -68,20 +72,23 @@ class NumpySearcher:
         found = _best(found, gains, effort.candidates)
         if len(found) > effort.scored:
             found = _best(found, self.centroid_scores(similarities_MK, found), effort.scored)
-        return self._finish(query_MD, similarities_MK, found, effort.rescored)
+        return self._finish(query_MD, similarities_MK, found, effort)
 
     def rank(
-        self, query_MD: Floats, positions: Positions, rescored: int
+        self, query_MD: Floats, positions: Positions, effort: Effort
     ) -> tuple[Positions, Floats]:
-        """Rank the documents at `positions`, ascending, each of which has a token."""
-        return self._finish(query_MD, query_MD @ self._codec.centroids.T, positions, rescored)
+        """Rank the documents at `positions`, ascending, each of which has a token.
+
+        All of them are scored, and the best `effort.rescored` exactly.
+        """
+        return self._finish(query_MD, query_MD @ self._codec.centroids.T, positions, effort)
 
     def _finish(
-        self, query_MD: Floats, similarities_MK: Floats, found: Positions, rescored: int
+        self, query_MD: Floats, similarities_MK: Floats, found: Positions, effort: Effort
     ) -> tuple[Positions, Floats]:
-        scores = self.residual_scores(query_MD, similarities_MK, found)
-        if rescored and all(segment.tokens is not None for segment in self._segments):
-            found = _best(found, scores, rescored)
+        scores = self.residual_scores(query_MD, similarities_MK, found, effort.margin)
+        if effort.rescored and all(segment.tokens is not None for segment in self._segments):
+            found = _best(found, scores, effort.rescored)
             scores = self.exact_scores(query_MD, found)
         order = np.argsort(-scores, kind="stable")
         return found[order], scores[order]
@@ -127,26 +134,32 @@ class NumpySearcher:
         """MaxSim where every token stands at its centroid."""
         similarities_KM = np.ascontiguousarray(similarities_MK.T)
 
-        def products(segment: Segment, rows: Positions) -> Floats:
+        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             return np.take(similarities_KM, segment.codes[rows], axis=0)
 
         return self._maxsim(positions, products)
 
     def residual_scores(
-        self, query_MD: Floats, similarities_MK: Floats, positions: Positions
+        self, query_MD: Floats, similarities_MK: Floats, positions: Positions, margin: float
     ) -> Floats:
-        """MaxSim with the decoded tokens.
+        """MaxSim with the decoded tokens whose centroids come within `margin` of the best.
 
         A token's dot product is that of its centroid, which is there already, plus that of its
         residual, times its scale: the centroid's vector is never read.
         """
         similarities_KM = np.ascontiguousarray(similarities_MK.T)
+        margins_M = margin * np.linalg.norm(query_MD, axis=1)
 
-        def products(segment: Segment, rows: Positions) -> Floats:
+        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             packed = np.take(segment.residuals, rows, axis=0)
+            by_centroid = np.take(similarities_KM, segment.codes[rows], axis=0)
             found: Floats = self._codec.residuals(packed) @ query_MD.T
-            found += np.take(similarities_KM, segment.codes[rows], axis=0)
+            found += by_centroid
             found *= segment.scales[rows][:, None].astype(np.float32)
+            if margin < math.inf:
+                least = np.maximum.reduceat(by_centroid, starts, axis=0) - margins_M
+                lengths = np.diff(starts, append=len(rows))
+                found[by_centroid < np.repeat(least, lengths, axis=0)] = -np.inf
             return found
 
         return self._maxsim(positions, products)
@@ -154,22 +167,28 @@ class NumpySearcher:
     def exact_scores(self, query_MD: Floats, positions: Positions) -> Floats:
         """MaxSim with the tokens that were kept."""
 
-        def products(segment: Segment, rows: Positions) -> Floats:
+        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             assert segment.tokens is not None
             return segment.tokens[rows].astype(np.float32) @ query_MD.T
 
         return self._maxsim(positions, products)
 
     def _maxsim(
-        self, positions: Positions, products: Callable[[Segment, Positions], Floats]
+        self, positions: Positions, products: Callable[[Segment, Positions, Positions], Floats]
     ) -> Floats:
-        """Sum over query tokens the largest of `products(segment, rows)`, (rows, M)."""
+        """Sum over query tokens the largest of each document's products.
+
+        Args:
+            positions: of documents.
+            products: makes of a segment, some of its rows, and where documents start among them,
+                (rows, M).
+        """
         scores = np.empty(len(positions), np.float32)
         for segment, where, numbers in self._by_segment(positions):
             for at in range(0, len(numbers), _CHUNK_DOCUMENTS):
                 part = numbers[at : at + _CHUNK_DOCUMENTS]
                 rows, starts = rows_of(segment.offsets[part], segment.offsets[part + 1])
-                best = np.maximum.reduceat(products(segment, rows), starts, axis=0)
+                best = np.maximum.reduceat(products(segment, rows, starts), starts, axis=0)
                 scores[where[at : at + _CHUNK_DOCUMENTS]] = best.sum(axis=1)
         return scores
 

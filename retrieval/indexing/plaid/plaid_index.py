@@ -20,9 +20,8 @@ from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.codec_file import CODEC, read_codec, save_codec
 from retrieval.indexing.plaid.compaction import (
-    DRIFT,
-    OUTGROWN,
     live_tokens,
+    no_longer_fits,
     residual_energy,
     save_encoded,
 )
@@ -76,7 +75,9 @@ class PlaidSettings:
         scored: documents whose residuals are scored; never fewer than 2 * k.
         rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
             than k.
-        engine: what searches; "auto" is the compiled library where it is to be had, else NumPy.
+        margin: how far a token's centroid may score below the document's best one for the token's
+            residual to be looked at, in standard deviations of residuals' products.
+        engine: what builds and searches; "auto" is the compiled library where there is one.
         sample_tokens: tokens that are held in memory to learn from.
         iterations: rounds of k-means.
         seed: of the sample and of k-means.
@@ -89,6 +90,7 @@ class PlaidSettings:
     candidates: int = 4096
     scored: int = 384
     rescored: int = 128
+    margin: float = 3.0
     engine: Engine = "auto"
     sample_tokens: int = 1 << 19
     iterations: int = 4
@@ -104,6 +106,8 @@ class PlaidSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.engine not in get_args(Engine):
             raise ConfigError(f"engine is {self.engine!r}, expected one of {get_args(Engine)}")
+        if not self.margin > 0:
+            raise ConfigError(f"margin is {self.margin}, expected above 0")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
@@ -285,16 +289,17 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         settings, count = self.settings, int(possible.sum())
         scored = max(settings.scored, 2 * k)
         rescored = max(settings.rescored, k) if settings.keep_tokens else 0
-        if count <= scored:
-            return searcher.rank(query, np.flatnonzero(possible), rescored)
+        candidates = max(settings.candidates, scored)
         most = len(self._codec.centroids)
         probes = min(most, settings.probes * len(possible) // count)
+        effort = Effort(probes, candidates, scored, rescored, settings.margin * self._codec.spread)
+        if count <= scored:
+            return searcher.rank(query, np.flatnonzero(possible), effort)
         while True:
-            effort = Effort(probes, max(settings.candidates, scored), scored, rescored)
             positions, scores = searcher.search(query, effort, possible)
-            if len(positions) >= k or probes == most:
+            if len(positions) >= k or effort.probes == most:
                 return positions, scores
-            probes = min(most, 2 * probes)
+            effort = effort._replace(probes=min(most, 2 * effort.probes))
 
     def _write(self, draft: Draft) -> None:
         if self._energy is not None:
@@ -324,26 +329,14 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         save_segments(draft.path / name_after(self._names), self._segments, masks)
 
     def _should_learn_anew(self, codec: ResidualCodec, masks: list[NDArray[np.bool_]]) -> bool:
-        """Whether tokens are farther from the centroids than they were, or far more."""
         assert self._energy is not None, "only what was saved is compacted"
         lengths = [np.diff(segment.offsets) for segment in self._segments]
         tokens = sum(int(each[mask].sum()) for each, mask in zip(lengths, masks))
         sampled = min(tokens, self.settings.sample_tokens)
         if not sampled or (self.settings.centroids != "auto" and self.settings.centroids > sampled):
             return False
-        energy = residual_energy(codec, self._segments)
         count = self._centroid_count(tokens, sampled)
-        is_drifted = energy > DRIFT * self._energy
-        is_outgrown = count >= OUTGROWN * len(codec.centroids)
-        logger.info(
-            "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
-            energy,
-            self._energy,
-            len(codec.centroids),
-            count,
-            ": learning anew" if is_drifted or is_outgrown else "",
-        )
-        return is_drifted or is_outgrown
+        return no_longer_fits(codec, self._energy, self._segments, count)
 
     def _write_learned_anew(
         self, draft: Draft, old: ResidualCodec, masks: list[NDArray[np.bool_]]

@@ -43,15 +43,18 @@ def test_scores_are_those_of_numpy(instruction_set: str, width: int, bits: int) 
     everything = np.arange(len(lengths))
     for count in QUERY_LENGTHS:
         query = world.query(count, seed=count, is_unit=False)
-        for rescored in (0, len(lengths)):
+        for rescored, margin in ((0, math.inf), (0, 0.2), (len(lengths), 0.2)):
+            effort = Effort(1, 1, 1, rescored, margin)
             expected = np.empty(len(lengths))
-            positions, scores = slow.rank(query, everything, rescored)
+            positions, scores = slow.rank(query, everything, effort)
             expected[positions] = scores
-            positions, scores = fast.rank(query, everything, rescored)
+            positions, scores = fast.rank(query, everything, effort)
             assert sorted(positions) == everything.tolist()
             assert scores.tolist() == sorted(scores.tolist(), reverse=True)
             most = 1e-4 if rescored else 2 * tolerance(world, count)
-            assert scores == pytest.approx(expected[positions], abs=most)
+            differences = np.abs(scores - expected[positions])
+            # At a margin's edge rounding decides whether a token is scored at all.
+            assert np.mean(differences > most) <= (0.05 if margin < 1 and not rescored else 0)
 
 
 def test_a_whole_search_ranks_everything_like_numpy(instruction_set: str) -> None:

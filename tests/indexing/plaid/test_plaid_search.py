@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -89,8 +91,28 @@ def test_a_mask_takes_documents_out_and_changes_no_other(compressed: Compressed)
 
 def test_residual_scores_are_those_of_the_decoded_tokens(compressed: Compressed) -> None:
     chosen = np.arange(1, 120, 2)
-    scores = compressed.searcher.residual_scores(compressed.query, compressed.similarities, chosen)
+    scores = compressed.searcher.residual_scores(
+        compressed.query, compressed.similarities, chosen, math.inf
+    )
     assert scores == pytest.approx(compressed.maxsim(compressed.decoded)[chosen], abs=1e-3)
+
+
+def test_a_margin_leaves_out_tokens_whose_centroids_are_far(compressed: Compressed) -> None:
+    chosen = np.arange(120)
+    arguments = (compressed.query, compressed.similarities, chosen)
+    everything = compressed.searcher.residual_scores(*arguments, math.inf)
+    wide = compressed.searcher.residual_scores(*arguments, 2.0)
+    narrow = compressed.searcher.residual_scores(*arguments, 0.0)
+    assert wide == pytest.approx(everything, abs=1e-6)
+    # The best centroid's token, or the better one of several there, is left for each query token.
+    products = compressed.query @ compressed.decoded.T
+    expected = []
+    for first, last in pairwise(compressed.bounds):
+        by_centroid = compressed.similarities[:, compressed.codes[first:last]]
+        is_best = by_centroid >= by_centroid.max(axis=1, keepdims=True) - 1e-7
+        expected.append(np.where(is_best, products[:, first:last], -np.inf).max(axis=1).sum())
+    assert narrow == pytest.approx(expected, abs=1e-3)
+    assert (narrow < everything - 0.01).any()
 
 
 def test_exact_scores_are_those_of_the_tokens(compressed: Compressed) -> None:
