@@ -21,6 +21,8 @@ constexpr int MOST_IN_BLOCK = 32;
 // Bins of approximate scores; the last candidates are those of a whole bin.
 constexpr int BINS = 4096;
 constexpr float LOWEST = -3e38f;
+// Documents whose tokens are fetched while others are scored.
+constexpr int DOCUMENTS_AHEAD = 2;
 
 struct Scored {
     float score;
@@ -39,6 +41,17 @@ struct Gain {
 struct Probe {
     int16_t score;
     int32_t centroid;
+};
+
+// A document's token whose residual is looked at.
+struct NearToken {
+    int64_t token;
+    int32_t code;
+};
+
+// One of those with a query token.
+struct Pair {
+    uint32_t column : 12, near : 20;
 };
 
 // Query tokens as columns of panels, scaled to unit length.
@@ -69,7 +82,10 @@ struct Scratch {
     std::vector<int64_t> touched;
     std::vector<Scored> candidates;
     std::vector<int32_t> bins;
-    std::vector<uint8_t> row;
+    std::vector<uint8_t> rows;
+    std::vector<float> scales;
+    std::vector<NearToken> near_tokens;
+    std::vector<Pair> pairs;
     std::vector<float> float_rows, best;
     std::vector<int16_t> best_shorts;
 };
@@ -442,11 +458,10 @@ inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segme
 
 // Scores candidates by their centroids alone and keeps the best.
 __attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
-    constexpr int AHEAD = 3;
     s.best_shorts.resize(q.columns);
     for (size_t at = 0; at < s.candidates.size(); ++at) {
-        if (at + AHEAD < s.candidates.size()) {
-            const int64_t position = s.candidates[at + AHEAD].position;
+        if (at + DOCUMENTS_AHEAD < s.candidates.size()) {
+            const int64_t position = s.candidates[at + DOCUMENTS_AHEAD].position;
             const PlaidSegment& segment = segment_of(view, position);
             const int64_t* offsets = segment.offsets + (position - segment.first_position);
             const char* codes = (const char*)segment.codes;
@@ -554,6 +569,24 @@ inline float weighted_sum(const Query& q, const float* best) {
     return sum(total);
 }
 
+// Lists the numbers of `bits` as pairs; writes up to 16 of them, those behind the last without
+// meaning, and returns how many there are.
+inline int64_t list_bits(uint32_t bits, int32_t near, int32_t first_column, Pair* to) {
+#if LANES == 16
+    const __m512i columns = _mm512_add_epi32(_mm512_set1_epi32(first_column),
+                                             (__m512i)lane_numbers());
+    const __m512i chosen = _mm512_maskz_compress_epi32((__mmask16)bits, columns);
+    const __m512i nears = _mm512_set1_epi32(near << 12);
+    _mm512_storeu_si512(to, _mm512_or_si512(chosen, nears));
+    return __builtin_popcount(bits);
+#else
+    int64_t count = 0;
+    for (; bits; bits &= bits - 1)
+        to[count++] = {(uint32_t)(first_column + __builtin_ctz(bits)), (uint32_t)near};
+    return count;
+#endif
+}
+
 // MaxSim of one document from its codes and residuals.
 //
 // A query token is multiplied with the residuals of those tokens only whose centroids come within
@@ -573,28 +606,44 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
         const Shorts threshold = least > most ? Shorts{} + (int16_t)-32768 : least;
         std::memcpy(s.best_shorts.data() + column, &threshold, sizeof threshold);
     }
+    // No score reaches this, so that columns without a query token stay out.
+    std::fill(s.best_shorts.begin() + q.tokens, s.best_shorts.end(), (int16_t)32767);
+    // Which pairs there are can't be foreseen, so they are listed first, without branches where
+    // that can be, and then gone through in one run.
+    const int64_t tokens = offsets[1] - offsets[0];
+    if ((int64_t)s.near_tokens.size() < tokens + 1) s.near_tokens.resize(tokens + 1);
+    const size_t most_pairs = (size_t)tokens * columns + COLUMN_GROUP;
+    if (s.pairs.size() < most_pairs) s.pairs.resize(most_pairs);
+    int64_t near = 0, pairs = 0;
     for (int64_t token = offsets[0]; token < offsets[1]; ++token) {
-        const int16_t* scores = s.scores.data() + (size_t)code_of(view, segment, token) * columns;
-        bool is_decoded = false;
-        float scale = 0;
-        for (int column = 0; column < q.tokens; column += COLUMN_GROUP) {
-            uint32_t bits =
+        const int32_t code = code_of(view, segment, token);
+        const int16_t* scores = s.scores.data() + (size_t)code * columns;
+        s.near_tokens[near] = {token, code};
+        const int64_t before = pairs;
+        for (int column = 0; column < columns; column += COLUMN_GROUP) {
+            const uint32_t bits =
                 reaching(scores + column, load_group(s.best_shorts.data() + column));
-            if (q.tokens - column < COLUMN_GROUP) bits &= (1u << (q.tokens - column)) - 1;
-            if (bits && !is_decoded) {
-                decode(segment.residuals + token * decode.bytes, s.row.data());
-                scale = widen_float16(segment.scales[token]);
-                is_decoded = true;
-            }
-            for (; bits; bits &= bits - 1) {
-                const int at = column + __builtin_ctz(bits);
-                const int32_t product = dot_bytes(
-                    s.row.data(), q.residual_rows.data() + (size_t)at * q.depth, q.depth);
-                const int32_t score =
-                    product + q.residual_bias[at] + scores[at] * (1 << q.shift);
-                best[at] = std::max(best[at], (float)score * scale);
-            }
+            pairs += list_bits(bits, (int32_t)near, column, s.pairs.data() + pairs);
         }
+        near += pairs > before;
+    }
+    if ((int64_t)s.rows.size() < near * q.depth) s.rows.resize(near * q.depth);
+    s.scales.resize(near);
+    for (int64_t at = 0; at < near; ++at) {
+        const int64_t token = s.near_tokens[at].token;
+        decode(segment.residuals + token * decode.bytes, s.rows.data() + at * q.depth);
+        s.scales[at] = widen_float16(segment.scales[token]);
+    }
+    for (int64_t at = 0; at < pairs; ++at) {
+        const Pair pair = s.pairs[at];
+        const int32_t product =
+            dot_bytes(s.rows.data() + (size_t)pair.near * q.depth,
+                      q.residual_rows.data() + (size_t)pair.column * q.depth, q.depth);
+        const int32_t by_centroid =
+            s.scores[(size_t)s.near_tokens[pair.near].code * columns + pair.column];
+        const int32_t score =
+            product + q.residual_bias[pair.column] + by_centroid * (1 << q.shift);
+        best[pair.column] = std::max(best[pair.column], (float)score * s.scales[pair.near]);
     }
     return weighted_sum(q, best) * q.unit;
 }
@@ -662,14 +711,13 @@ int64_t finish(const PlaidView& view, const PlaidEffort& effort, int64_t* positi
     const int width = view.codec->width;
     int64_t started = stages ? now() : 0;
     const Decoder decode(*view.codec, q);
-    s.row.resize(q.depth + 64);
     s.best.assign(q.columns, 0);
     s.best_shorts.resize(q.columns);
     const float widest = std::min(effort.margin * q.one, 32767.0f);
     const Shorts margin = Shorts{} + (int16_t)widest;
     for (size_t at = 0; at < s.candidates.size(); ++at) {
-        if (at + 1 < s.candidates.size())
-            prefetch_document(view, s.candidates[at + 1].position, decode.bytes);
+        if (at + DOCUMENTS_AHEAD < s.candidates.size())
+            prefetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
         s.candidates[at].score = score_by_residuals(view, q, decode, margin, s.candidates[at].position, s);
     }
     if (stages) {

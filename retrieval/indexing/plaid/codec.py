@@ -5,10 +5,9 @@ Legend: T tokens, K centroids, D width, P bytes of a token's residual.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,23 +84,6 @@ class ResidualCodec:
         else:
             values = _fit_values(residuals, 1 << bits)
         return cls(centroids=centroids, values=values, spread=spread)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `arrays`."""
-        return cls(
-            centroids=arrays["centroids"].astype(np.float32),
-            values=np.array(arrays["values"]),
-            spread=float(arrays["spread"][0]),
-        )
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as arrays: what a file of the codec holds."""
-        return {
-            "centroids": self.centroids.astype(np.float16),
-            "values": self.values,
-            "spread": np.array([self.spread], np.float32),
-        }
 
     @property
     def bits(self) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.files import map_arrays, save_arrays
@@ -24,7 +26,13 @@ def save_codec(path: Path, codec: ResidualCodec, energy: float) -> None:
         codec: what is written.
         energy: the mean squared length of the residuals that it was learned for.
     """
-    save_arrays(path, {**codec.arrays(), "energy": np.array([energy], np.float32)})
+    arrays: dict[str, NDArray[Any]] = {
+        "centroids": codec.centroids.astype(np.float16),
+        "values": codec.values,
+        "spread": np.array([codec.spread], np.float32),
+        "energy": np.array([energy], np.float32),
+    }
+    save_arrays(path, arrays)
 
 
 def read_codec(path: Path) -> tuple[ResidualCodec, float]:
@@ -41,12 +49,10 @@ def read_codec(path: Path) -> tuple[ResidualCodec, float]:
     values = expect(path, arrays, "values", np.float32)
     spread = expect(path, arrays, "spread", np.float32)
     energy = expect(path, arrays, "energy", np.float32)
-    if (
-        centroids.ndim != 2
-        or not len(centroids)
-        or values.shape not in _VALUES
-        or spread.shape != (1,)
-        or energy.shape != (1,)
-    ):
+    is_shaped = centroids.ndim == 2 and len(centroids) > 0 and values.shape in _VALUES
+    if not is_shaped or spread.shape != (1,) or energy.shape != (1,):
         raise IndexFilesError(f"{path}: not a codec: rebuild the index")
-    return ResidualCodec.from_arrays(arrays), float(energy[0])
+    codec = ResidualCodec(
+        centroids=centroids.astype(np.float32), values=np.array(values), spread=float(spread[0])
+    )
+    return codec, float(energy[0])
