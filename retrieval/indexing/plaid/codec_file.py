@@ -49,7 +49,7 @@ def read_codec(path: Path) -> tuple[ResidualCodec, float]:
     values = expect(path, arrays, "values", np.float32)
     spread = expect(path, arrays, "spread", np.float32)
     energy = expect(path, arrays, "energy", np.float32)
-    is_shaped = centroids.ndim == 2 and values.shape in _VALUES
+    is_shaped = centroids.ndim == 2 and len(centroids) > 0 and values.shape in _VALUES
     if not is_shaped or spread.shape != (1,) or energy.shape != (1,):
         raise IndexFilesError(f"{path}: not a codec: rebuild the index")
     codec = ResidualCodec(

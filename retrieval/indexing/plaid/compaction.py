@@ -5,6 +5,7 @@ Legend: T tokens, D width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,8 @@ from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.plaid.segment_files import map_segment, save_segments, segment_name
 from retrieval.indexing.ragged import rows_of
+
+logger = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
 
@@ -54,6 +57,30 @@ def residual_energy(codec: ResidualCodec, segments: Sequence[Segment]) -> float:
             give_pages_back(segment.residuals)
         first = last
     return energy / len(wanted)
+
+
+def no_longer_fits(
+    codec: ResidualCodec, energy: float, segments: Sequence[Segment], count: int
+) -> bool:
+    """Whether tokens are farther from the centroids than they were, or far more than they were.
+
+    Args:
+        codec: what encoded the segments.
+        energy: of the residuals when it was new.
+        segments: all of the index.
+        count: how many centroids would be learned now.
+    """
+    now = residual_energy(codec, segments)
+    found = now > DRIFT * energy or count >= OUTGROWN * len(codec.centroids)
+    logger.info(
+        "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
+        now,
+        energy,
+        len(codec.centroids),
+        count,
+        ": learning anew" if found else "",
+    )
+    return found
 
 
 def live_tokens(

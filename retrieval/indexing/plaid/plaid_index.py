@@ -20,9 +20,8 @@ from retrieval.indexing.index import Batch, Index, Ranking
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.codec_file import CODEC, read_codec, save_codec
 from retrieval.indexing.plaid.compaction import (
-    DRIFT,
-    OUTGROWN,
     live_tokens,
+    no_longer_fits,
     residual_energy,
     save_encoded,
 )
@@ -330,26 +329,14 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         save_segments(draft.path / name_after(self._names), self._segments, masks)
 
     def _should_learn_anew(self, codec: ResidualCodec, masks: list[NDArray[np.bool_]]) -> bool:
-        """Whether tokens are farther from the centroids than they were, or far more."""
         assert self._energy is not None, "only what was saved is compacted"
         lengths = [np.diff(segment.offsets) for segment in self._segments]
         tokens = sum(int(each[mask].sum()) for each, mask in zip(lengths, masks))
         sampled = min(tokens, self.settings.sample_tokens)
         if not sampled or (self.settings.centroids != "auto" and self.settings.centroids > sampled):
             return False
-        energy = residual_energy(codec, self._segments)
         count = self._centroid_count(tokens, sampled)
-        is_drifted = energy > DRIFT * self._energy
-        is_outgrown = count >= OUTGROWN * len(codec.centroids)
-        logger.info(
-            "residual energy %.4f, %.4f when learned; %d centroids, %d would be learned now%s",
-            energy,
-            self._energy,
-            len(codec.centroids),
-            count,
-            ": learning anew" if is_drifted or is_outgrown else "",
-        )
-        return is_drifted or is_outgrown
+        return no_longer_fits(codec, self._energy, self._segments, count)
 
     def _write_learned_anew(
         self, draft: Draft, old: ResidualCodec, masks: list[NDArray[np.bool_]]
