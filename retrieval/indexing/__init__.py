@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from retrieval.indexing.fusion import FusionSettings, fuse
     from retrieval.indexing.hybrid import HybridRetriever
     from retrieval.indexing.lexical import LexicalIndex, LexicalSettings
-    from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
+    from retrieval.indexing.plaid.plaid_index import PlaidIndex
+    from retrieval.indexing.plaid.settings import PlaidSettings
     from retrieval.indexing.rerank import RerankingRetriever
     from retrieval.indexing.retriever import Passage, Retriever, build_index
     from retrieval.indexing.token_vectors import EncodedTokenVectors, StoredTokenVectors
@@ -65,7 +66,8 @@ _MODULES = {
     "fusion": ("FusionSettings", "fuse"),
     "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
-    "plaid.plaid_index": ("PlaidIndex", "PlaidSettings"),
+    "plaid.plaid_index": ("PlaidIndex",),
+    "plaid.settings": ("PlaidSettings",),
     "rerank": ("RerankingRetriever",),
     "retriever": ("Passage", "Retriever", "build_index"),
     "token_vectors": ("EncodedTokenVectors", "StoredTokenVectors"),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, InputError
 from retrieval.indexing.index import Batch, Index
-from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
+from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
 from retrieval.indexing.token_scores import maxsim_scores
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
 from retrieval.records import Hit

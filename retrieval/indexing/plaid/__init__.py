@@ -4,6 +4,7 @@
 of compressed documents, `numpy_search` has the stages of a search, `plaid_index` the index.
 """
 
-from retrieval.indexing.plaid.plaid_index import PlaidIndex, PlaidSettings
+from retrieval.indexing.plaid.plaid_index import PlaidIndex
+from retrieval.indexing.plaid.settings import PlaidSettings
 
 __all__ = ["PlaidIndex", "PlaidSettings"]

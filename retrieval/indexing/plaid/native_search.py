@@ -85,6 +85,7 @@ class NativeSearcher:
     """
 
     def __init__(self, codec: ResidualCodec, segments: Sequence[Segment]) -> None:
+        self.centroids = len(codec.centroids)
         self._segments = [_contiguous(segment) for segment in segments]
         self._rows, self._row_scales = _to_bytes(codec.centroids)
         largest = float(np.abs(codec.values).max())

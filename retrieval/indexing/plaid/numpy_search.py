@@ -50,6 +50,7 @@ class NumpySearcher:
     """
 
     def __init__(self, codec: ResidualCodec, segments: Sequence[Segment]) -> None:
+        self.centroids = len(codec.centroids)
         self._codec = codec
         self._segments = list(segments)
         self._bases = np.cumsum([0, *(segment.documents for segment in segments)])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,12 @@ from retrieval.indexing.plaid.compaction import (
     save_encoded,
 )
 from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
-from retrieval.indexing.plaid.native_search import NativeSearcher
-from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
+from retrieval.indexing.plaid.numpy_search import NumpySearcher
+from retrieval.indexing.plaid.quality import calibrate, search_until
 from retrieval.indexing.plaid.searcher import (
-    Engine,
+    Searcher,
     encode_tokens,
+    in_threads,
     make_centroid_search,
     make_searcher,
 )
@@ -44,6 +45,7 @@ from retrieval.indexing.plaid.segment_files import (
     save_segments,
     segment_name,
 )
+from retrieval.indexing.plaid.settings import PlaidSettings
 from retrieval.indexing.plaid.unfinished_build import Digest, UnfinishedBuild, pieces, total_tokens
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.saved_rows import check_rows, first_merged
@@ -59,57 +61,6 @@ _JOINED_TOKENS = 1 << 18
 """Segments in memory are joined up to so many tokens: more save no search and cost copies."""
 _FLUSHED_TOKENS = 1 << 19
 """A build holds so many encoded tokens in memory: 40 MB of 4 bits at width 128."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlaidSettings:
-    """Settings of the PLAID index.
-
-    Attributes:
-        bits: of each component of a residual: 4 keeps the ranking, 2 halves the files.
-        centroids: how many; "auto" is the power of two nearest 16 * sqrt(tokens), as in PLAID,
-            and at most a quarter of the sampled tokens.
-        keep_tokens: keep the tokens in float16 beside their codes, for exact scores.
-        probes: centroids that are looked at for each query token.
-        candidates: documents that are ranked by their centroids alone.
-        scored: documents whose residuals are scored; never fewer than 2 * k.
-        rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
-            than k.
-        margin: how far a token's centroid may score below the document's best one for the token's
-            residual to be looked at, in standard deviations of residuals' products.
-        engine: what builds and searches; "auto" is the compiled library where there is one.
-        sample_tokens: tokens that are held in memory to learn from.
-        iterations: rounds of k-means.
-        seed: of the sample and of k-means.
-    """
-
-    bits: Literal[1, 2, 4, 8] = 4
-    centroids: int | Literal["auto"] = "auto"
-    keep_tokens: bool = False
-    probes: int = 32
-    candidates: int = 4096
-    scored: int = 384
-    rescored: int = 128
-    margin: float = 3.0
-    engine: Engine = "auto"
-    sample_tokens: int = 1 << 19
-    iterations: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.bits not in (1, 2, 4, 8):
-            raise ConfigError(f"bits is {self.bits}, expected 1, 2, 4 or 8")
-        if self.centroids != "auto" and (isinstance(self.centroids, str) or self.centroids < 1):
-            raise ConfigError(f'centroids is {self.centroids!r}, expected at least 1 or "auto"')
-        for name in ("probes", "candidates", "scored", "rescored", "sample_tokens", "iterations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.engine not in get_args(Engine):
-            raise ConfigError(f"engine is {self.engine!r}, expected one of {get_args(Engine)}")
-        if not self.margin > 0:
-            raise ConfigError(f"margin is {self.margin}, expected above 0")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
 
 class PlaidIndex(Index[Sequence[Vectors]]):
@@ -142,7 +93,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         """So many of the segments are in files."""
         self._encoded_rows = 0
         """Of a build that goes on: so many rows are in segments already."""
-        self._searcher: NumpySearcher | NativeSearcher | None = None
+        self._searcher: tuple[Searcher, NDArray[np.bool_]] | None = None
 
     def _build(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
         """Learn and encode, with no more tokens in memory than the settings say.
@@ -214,7 +165,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def _centroid_count(self, tokens: int, sampled: int) -> int:
         wanted: int | str = self.settings.centroids
         if isinstance(wanted, str):
-            nearest: int = 1 << round(math.log2(16 * math.sqrt(tokens)))
+            nearest: int = 1 << round(math.log2(8 * math.sqrt(tokens)))
             return max(1, min(nearest, sampled // 4))
         if wanted > sampled:
             raise ConfigError(
@@ -261,45 +212,78 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             for _ in queries:
                 yield np.empty(0, np.int64), np.empty(0, np.float32)
             return
-        if self._searcher is None:
-            self._searcher = make_searcher(self._codec, self._segments, self.settings.engine)
-        lengths = np.concatenate([np.diff(segment.offsets) for segment in self._segments])
-        possible = lengths > 0 if mask is None else (lengths > 0) & mask
-        for query in check_multi_queries(queries, self._codec.width):
-            if len(query):
-                positions, scores = self._search_one(self._searcher, query, k, possible)
-                yield positions[:k], scores[:k]
+        searcher, has_tokens = self._ready()
+        possible = has_tokens if mask is None else has_tokens & mask
+        count = int(possible.sum())
+        effort = self.settings.effort(k, self._codec.spread)
+        # Few of the documents are met where a filter leaves few of them.
+        wider = effort.probes * len(possible) // max(1, count)
+        effort = effort._replace(probes=min(len(self._codec.centroids), wider))
+        allowed = None if count == len(possible) else possible
+        few = np.flatnonzero(possible) if count <= effort.scored else None
+
+        def search(query: Floats) -> Ranking:
+            if not len(query) or not count:
+                return np.empty(0, np.int64), np.empty(0, np.float32)
+            if few is not None:
+                positions, scores = searcher.rank(query, few, effort)
             else:
-                yield np.empty(0, np.int64), np.empty(0, np.float32)
+                positions, scores = search_until(searcher, query, effort, allowed, min(k, count))
+            return positions[:k], scores[:k]
 
-    def _search_one(
-        self,
-        searcher: NumpySearcher | NativeSearcher,
-        query: Floats,
-        k: int,
-        possible: NDArray[np.bool_],
-    ) -> Ranking:
-        """Search as the settings say.
+        checked = check_multi_queries(queries, self._codec.width)
+        threads = 1 if isinstance(searcher, NumpySearcher) else self._threads()
+        yield from in_threads(search, checked, threads)
 
-        A filter that leaves a share of the documents widens the search by as much, so that as
-        many of them are met; few documents are all scored. So are all, if it must be, until
-        there are `k`.
-        """
+    def _ready(self) -> tuple[Searcher, NDArray[np.bool_]]:
+        """What searches, and which documents have tokens."""
         assert self._codec is not None
-        settings, count = self.settings, int(possible.sum())
-        scored = max(settings.scored, 2 * k)
-        rescored = max(settings.rescored, k) if settings.keep_tokens else 0
-        candidates = max(settings.candidates, scored)
-        most = len(self._codec.centroids)
-        probes = min(most, settings.probes * len(possible) // count)
-        effort = Effort(probes, candidates, scored, rescored, settings.margin * self._codec.spread)
-        if count <= scored:
-            return searcher.rank(query, np.flatnonzero(possible), effort)
-        while True:
-            positions, scores = searcher.search(query, effort, possible)
-            if len(positions) >= k or effort.probes == most:
-                return positions, scores
-            effort = effort._replace(probes=min(most, 2 * effort.probes))
+        if self._searcher is None:
+            filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
+            searcher = make_searcher(self._codec, self._segments, self.settings.engine)
+            self._searcher = searcher, np.concatenate(filled)
+        return self._searcher
+
+    def _threads(self) -> int:
+        threads = self.settings.threads
+        return len(os.sched_getaffinity(0)) if isinstance(threads, str) else threads
+
+    def calibrate(
+        self, queries: Sequence[Vectors], *, k: int = 10, recall: float = 0.95
+    ) -> PlaidSettings:
+        """Find the cheapest settings whose mean recall of the best `k` reaches `recall`.
+
+        They are the index's settings from now on, and are saved by `save`.
+
+        Args:
+            queries: each (M, D), like those to come; some 50 of them.
+            k: hits that are wanted.
+            recall: the share of the truly best that is to be found: by exact scores with
+                `keep_tokens`, else by the scores of the compressed tokens.
+
+        Returns:
+            The settings; the most thorough ones where none reaches the recall.
+
+        Raises:
+            ConfigError: `recall` out of range, or no query or document with tokens.
+        """
+        if self._codec is None or not len(self):
+            raise ConfigError("an index without documents can't be calibrated")
+        searcher, has_tokens = self._ready()
+        live = self._storage.ids.live
+        effort = calibrate(
+            searcher,
+            [each for each in check_multi_queries(queries, self._codec.width) if len(each)],
+            has_tokens if live is None else has_tokens & live,
+            k=k,
+            recall=recall,
+            spread=self._codec.spread,
+            most_probes=len(self._codec.centroids),
+            has_tokens=self.settings.keep_tokens,
+        )
+        calibrated: PlaidSettings = self.settings.with_effort(effort, self._codec.spread)
+        self.settings = calibrated
+        return calibrated
 
     def _write(self, draft: Draft) -> None:
         if self._energy is not None:

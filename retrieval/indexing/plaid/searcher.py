@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Literal
 
@@ -18,10 +19,12 @@ from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import NumpySearcher
 from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.ranking import Ranking
 
 logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "native", "numpy"]
+Searcher = NumpySearcher | NativeSearcher
 
 
 def engine_name(engine: Engine, width: int) -> str:
@@ -46,7 +49,7 @@ def engine_name(engine: Engine, width: int) -> str:
 
 def make_searcher(
     codec: ResidualCodec, segments: Sequence[Segment], engine: Engine = "auto"
-) -> NumpySearcher | NativeSearcher:
+) -> Searcher:
     """What searches these segments; errors as in `engine_name`."""
     if engine_name(engine, codec.width) == "native":
         return NativeSearcher(codec, segments)
@@ -71,6 +74,17 @@ def encode_tokens(
     if engine_name(engine, codec.width) == "native":
         return encode(codec, tokens, codes)
     return codec.encode(tokens, codes)
+
+
+def in_threads(
+    search: Callable[[Floats], Ranking], queries: Sequence[Floats], threads: int
+) -> Iterator[Ranking]:
+    """Yield `search(query)` for every query, in order; the library lets other threads run."""
+    if threads == 1 or len(queries) <= 1:
+        yield from map(search, queries)
+        return
+    with ThreadPoolExecutor(min(threads, len(queries))) as pool:
+        yield from pool.map(search, queries)
 
 
 @cache
