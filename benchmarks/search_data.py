@@ -197,7 +197,7 @@ def _write_queries(path: Path, texts: Path | None) -> None:
         queries = invent_queries(invent(0, WIDTH, SEED), QUERIES, QUERY_TOKENS, SEED)
     else:
         encoder = TokenEncoder(read_documents(texts)[:BLOCK])
-        queries = np.stack(encoder.encode_queries(read_queries(texts)[:QUERIES]))
+        queries = np.stack(encoder.encode_queries(read_queries(texts), QUERIES))
     draft = path.with_suffix(".draft.npy")
     np.save(draft, queries)
     draft.rename(path)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ PAIRS = (
 )
 WIDTH = 128
 QUERY_TOKENS = 32
+LONGER = 40
 MAX_TOKENS = 180
 DOCUMENTS = 20_000
 """Documents that are encoded; larger sets are generated from these."""
@@ -82,11 +84,10 @@ class TokenEncoder:
         ids = [self._ids(text, MAX_TOKENS) for text in texts]
         return self._vectors(ids), ids
 
-    def encode_queries(self, texts: list[str]) -> list[Halves]:
-        """(32, 128) of each text: short ones get [MASK] tokens that attend and are attended to."""
-        mask = self._tokenizer.token_to_id("[MASK]")
-        ids = [self._ids(text, QUERY_TOKENS) for text in texts]
-        return self._vectors([each + [mask] * (QUERY_TOKENS - len(each)) for each in ids])
+    def encode_queries(self, texts: list[str], count: int) -> list[Halves]:
+        """(32, 128) of the first `count` texts that are clearly longer, cut to 32 tokens."""
+        long = (text for text in texts if len(self._ids(text, LONGER)) == LONGER)
+        return self._vectors([self._ids(text, QUERY_TOKENS) for text in islice(long, count)])
 
     def _ids(self, text: str, limit: int) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text[: 20 * limit]).ids
@@ -141,15 +142,12 @@ def read_documents(texts: Path) -> list[str]:
 
 
 def read_queries(texts: Path) -> list[str]:
-    """Different queries of all collections in a fixed random order."""
-    found = [
-        record["text"]
-        for name in COLLECTIONS
-        for record in _records(texts / name / "queries.jsonl")
-    ]
-    found = list(dict.fromkeys(found))
-    random.Random(0).shuffle(found)
-    return found
+    """Texts that are never among the documents; their beginnings serve as queries.
+
+    Short questions filled up with [MASK] would not do: this model was not trained to fill them, so
+    that they all get one vector, at the same similarity to everything.
+    """
+    return read_documents(texts)[DOCUMENTS:]
 
 
 def encode_blocks(texts: list[str], folder: Path, processes: int) -> Iterator[int]:

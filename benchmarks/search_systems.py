@@ -43,19 +43,20 @@ OURS = (
 )
 EXACT = Build(name="exact", engine="exact")
 
-# probes, candidates, scored, rescored
+# probes, candidates, scored, rescored, margin
 _LADDER = (
-    (2, 512, 200, 100),
-    (4, 512, 200, 100),
-    (8, 1024, 200, 100),
-    (12, 1024, 200, 100),
-    (16, 1024, 256, 120),
-    (16, 2048, 384, 128),
-    (24, 2048, 384, 128),
-    (32, 2048, 512, 150),
-    (32, 4096, 768, 200),
-    (64, 4096, 1024, 250),
-    (96, 8192, 2048, 400),
+    (8, 1000, 200, 100, 2.5),
+    (8, 1500, 300, 100, 3.0),
+    (8, 2000, 400, 110, 3.0),
+    (16, 1000, 200, 100, 2.5),
+    (16, 2000, 300, 110, 2.5),
+    (16, 2000, 300, 110, 4.0),
+    (16, 2000, 400, 120, 2.5),
+    (16, 2500, 500, 120, 3.0),
+    (16, 3000, 600, 130, 4.0),
+    (32, 4000, 800, 150, 4.0),
+    (32, 6000, 1200, 200, 5.0),
+    (64, 8000, 2000, 300, 6.0),
 )
 
 
@@ -64,9 +65,15 @@ def our_settings(build: Build) -> list[Setting]:
     settings = [Setting(name="default")]
     if build == EXACT:
         return settings
-    for probes, candidates, scored, rescored in _LADDER:
-        options = {"probes": probes, "candidates": candidates, "scored": scored}
-        name = f"probes {probes}, {candidates} / {scored}"
+    settings += [Setting(name=each, options={"quality": each}) for each in ("fast", "best")]
+    for probes, candidates, scored, rescored, margin in _LADDER:
+        options: Options = {
+            "probes": probes,
+            "candidates": candidates,
+            "scored": scored,
+            "margin": margin,
+        }
+        name = f"probes {probes}, {candidates} / {scored}, margin {margin}"
         if build.options.get("keep_tokens"):
             options["rescored"] = rescored
             name += f" / {rescored}"
