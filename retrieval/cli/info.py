@@ -66,8 +66,16 @@ def _installation() -> dict[str, Any]:
         "training precision": "bfloat16" if has_fast_bfloat16(device) else "float32",
         "ModernBERT kernels": native.instruction_set() or "none: torch",
         "attention": resolve("auto", device, torch.bfloat16, False),
-        "PLAID engine": "NumPy",
+        "PLAID engine": _plaid_engine(),
     }
+
+
+def _plaid_engine() -> str:
+    from retrieval import native
+    from retrieval.indexing.plaid.searcher import engine_name
+
+    chosen = engine_name("auto", 128)
+    return f"native, {native.instruction_set()}" if chosen == "native" else "NumPy"
 
 
 def _folder(path: Path) -> dict[str, Any]:
