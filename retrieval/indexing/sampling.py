@@ -41,12 +41,13 @@ class RowSample:
         if not self._rows:
             return np.empty((0, 0), np.float32)
         self._prune()
-        return self._rows[0]
+        return np.concatenate(self._rows)
 
     def _prune(self) -> None:
-        keys, rows = np.concatenate(self._keys), np.concatenate(self._rows)
+        keys = np.concatenate(self._keys)
         if len(keys) > self._size:
-            chosen = np.sort(np.argpartition(keys, self._size)[: self._size])
-            keys, rows = keys[chosen], rows[chosen]
-            self._limit = float(keys.max())
-        self._keys, self._rows, self._held = [keys], [rows], len(keys)
+            self._limit = float(np.partition(keys, self._size)[self._size])
+            chosen = [part < self._limit for part in self._keys]
+            self._rows = [part[mask] for part, mask in zip(self._rows, chosen)]
+            self._keys = [part[mask] for part, mask in zip(self._keys, chosen)]
+        self._held = sum(map(len, self._keys))
