@@ -46,7 +46,8 @@ struct Probe {
 // A document's token whose residual is looked at.
 struct NearToken {
     int64_t token;
-    int32_t code;
+    const int16_t* scores;  // of its centroid
+    float scale;
 };
 
 // One of those with a query token.
@@ -83,7 +84,6 @@ struct Scratch {
     std::vector<Scored> candidates;
     std::vector<int32_t> bins;
     std::vector<uint8_t> rows;
-    std::vector<float> scales;
     std::vector<NearToken> near_tokens;
     std::vector<Pair> pairs;
     std::vector<float> float_rows, best;
@@ -587,6 +587,24 @@ inline int64_t list_bits(uint32_t bits, int32_t near, int32_t first_column, Pair
 #endif
 }
 
+// The best score of each column among the pairs; DEPTH is the query's, or 0 for any.
+template <int DEPTH>
+void multiply_pairs(const Query& q, const Pair* __restrict pairs, int64_t count,
+                    const NearToken* __restrict near_tokens, const uint8_t* __restrict rows,
+                    float* __restrict best) {
+    const int depth = DEPTH ? DEPTH : q.depth, factor = 1 << q.shift;
+    const int8_t* __restrict queries = q.residual_rows.data();
+    const int32_t* __restrict bias = q.residual_bias.data();
+    for (int64_t at = 0; at < count; ++at) {
+        const uint32_t column = pairs[at].column, near = pairs[at].near;
+        const NearToken& token = near_tokens[near];
+        const int32_t product = dot_bytes(rows + (size_t)near * depth,
+                                          queries + (size_t)column * depth, depth);
+        const int32_t score = product + bias[column] + token.scores[column] * factor;
+        best[column] = std::max(best[column], (float)score * token.scale);
+    }
+}
+
 // MaxSim of one document from its codes and residuals.
 //
 // A query token is multiplied with the residuals of those tokens only whose centroids come within
@@ -616,9 +634,9 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
     if (s.pairs.size() < most_pairs) s.pairs.resize(most_pairs);
     int64_t near = 0, pairs = 0;
     for (int64_t token = offsets[0]; token < offsets[1]; ++token) {
-        const int32_t code = code_of(view, segment, token);
-        const int16_t* scores = s.scores.data() + (size_t)code * columns;
-        s.near_tokens[near] = {token, code};
+        const int16_t* scores =
+            s.scores.data() + (size_t)code_of(view, segment, token) * columns;
+        s.near_tokens[near] = {token, scores, 0};
         const int64_t before = pairs;
         for (int column = 0; column < columns; column += COLUMN_GROUP) {
             const uint32_t bits =
@@ -628,23 +646,13 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
         near += pairs > before;
     }
     if ((int64_t)s.rows.size() < near * q.depth) s.rows.resize(near * q.depth);
-    s.scales.resize(near);
     for (int64_t at = 0; at < near; ++at) {
-        const int64_t token = s.near_tokens[at].token;
-        decode(segment.residuals + token * decode.bytes, s.rows.data() + at * q.depth);
-        s.scales[at] = widen_float16(segment.scales[token]);
+        NearToken& token = s.near_tokens[at];
+        decode(segment.residuals + token.token * decode.bytes, s.rows.data() + at * q.depth);
+        token.scale = widen_float16(segment.scales[token.token]);
     }
-    for (int64_t at = 0; at < pairs; ++at) {
-        const Pair pair = s.pairs[at];
-        const int32_t product =
-            dot_bytes(s.rows.data() + (size_t)pair.near * q.depth,
-                      q.residual_rows.data() + (size_t)pair.column * q.depth, q.depth);
-        const int32_t by_centroid =
-            s.scores[(size_t)s.near_tokens[pair.near].code * columns + pair.column];
-        const int32_t score =
-            product + q.residual_bias[pair.column] + by_centroid * (1 << q.shift);
-        best[pair.column] = std::max(best[pair.column], (float)score * s.scales[pair.near]);
-    }
+    const auto multiply = q.depth == 128 ? multiply_pairs<128> : multiply_pairs<0>;
+    multiply(q, s.pairs.data(), pairs, s.near_tokens.data(), s.rows.data(), best);
     return weighted_sum(q, best) * q.unit;
 }
 
