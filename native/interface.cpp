@@ -6,6 +6,7 @@
 #include "late_interaction.h"
 
 #include <cstring>
+#include <new>
 
 extern const ModernBertKernels portable_kernels;
 extern const Int8Kernels portable_int8_kernels;
@@ -97,7 +98,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 3; }
+int retrieval_abi_version() { return 4; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -186,14 +187,23 @@ void retrieval_geglu(int is_bfloat16, const void* in, void* out, int64_t tokens,
 int64_t retrieval_plaid_search(const PlaidView* view, const float* query, int32_t tokens,
                                const PlaidEffort* effort, const uint8_t* mask, int64_t* positions,
                                float* scores, PlaidStages* stages) {
-    return current->late_interaction->search(view, query, tokens, effort, mask, positions, scores,
-                                             stages);
+    try {
+        return current->late_interaction->search(view, query, tokens, effort, mask, positions,
+                                                 scores, stages);
+    } catch (const std::bad_alloc&) {
+        return PLAID_OUT_OF_MEMORY;
+    }
 }
 
 int64_t retrieval_plaid_rank(const PlaidView* view, const float* query, int32_t tokens,
                              const PlaidEffort* effort, int64_t count, int64_t* positions,
                              float* scores) {
-    return current->late_interaction->rank(view, query, tokens, effort, count, positions, scores);
+    try {
+        return current->late_interaction->rank(view, query, tokens, effort, count, positions,
+                                               scores);
+    } catch (const std::bad_alloc&) {
+        return PLAID_OUT_OF_MEMORY;
+    }
 }
 
 CentroidGroups* retrieval_centroid_groups(const float* centroids, int32_t count, int32_t width,

@@ -24,6 +24,7 @@ struct PlaidSegment {
     const int64_t* list_starts;
     const int32_t* list_documents;
     const uint16_t* tokens;  // or null
+    int64_t token_count, entry_count;  // of all documents, of all lists
 };
 
 struct PlaidView {
@@ -46,6 +47,11 @@ struct PlaidStages {
     int64_t touched, scored, rescored;
 };
 
+// Returned in place of a count. Numbers in the mapped arrays are trusted nowhere: they may have
+// changed since somebody looked at them.
+constexpr int64_t PLAID_DAMAGED = -1, PLAID_OUT_OF_MEMORY = -2;
+
+// Queries have at least one token, and at most 4,096.
 struct LateInteractionKernels {
     // Returns how many documents were ranked: at most what the last stage takes. mask: a byte for
     // each position, 0 where it must not be found, or null. stages: or null.

@@ -23,6 +23,10 @@ constexpr int BINS = 4096;
 constexpr float LOWEST = -3e38f;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
+// A document's tokens are gone through in runs of so many, which `Pair` can name.
+constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
+// Lengths of query tokens end here, so that no sum of scores is infinite.
+constexpr double LONGEST = 1e29;
 
 struct Scored {
     float score;
@@ -76,6 +80,9 @@ struct Query {
 // What a thread keeps between searches.
 struct Scratch {
     Query query;
+    // Of a code; whatever the files say, there is a row of scores for what is left of it.
+    uint32_t code_mask = 0;
+    bool is_damaged = false;  // the files hold what no index does
     std::vector<int16_t> scores, block_best, thresholds;
     std::vector<std::vector<Probe>> probes;
     std::vector<Gain> gains;
@@ -100,6 +107,24 @@ int64_t now() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
+}
+
+// A run of tokens or of entries, empty where the mapped files name what is not there.
+struct Run {
+    int64_t first, end;
+};
+
+inline Run checked_run(const int64_t* bounds, int64_t count) {
+    const int64_t first = bounds[0], end = bounds[1];
+    return first >= 0 && first <= end && end <= count ? Run{first, end} : Run{0, 0};
+}
+
+inline Run tokens_of(const PlaidSegment& segment, int64_t position) {
+    return checked_run(segment.offsets + (position - segment.first_position), segment.token_count);
+}
+
+inline Run entries_of(const PlaidSegment& segment, int32_t list) {
+    return checked_run(segment.list_starts + list, segment.entry_count);
 }
 
 // Calls `f(first column, vectors as a constant)` for groups of 32 columns and a last one of 16.
@@ -128,10 +153,10 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
         const float* from = query + (size_t)t * width;
         double square = 0;
         for (int d = 0; d < width; ++d) square += (double)from[d] * from[d];
-        const float length = (float)std::sqrt(square);
-        q.lengths[t] = length;
+        const double length = std::sqrt(square);
+        q.lengths[t] = (float)std::min(length, LONGEST);
         for (int d = 0; d < width; ++d) {
-            const float unit = length > 0 ? from[d] / length : 0;
+            const float unit = length > 0 ? (float)(from[d] / length) : 0;
             q.units[(size_t)t * width + d] = unit;
             largest[t] = std::max(largest[t], std::fabs(unit));
         }
@@ -207,7 +232,10 @@ inline Shorts larger(Shorts a, Shorts b) { return a > b ? a : b; }
 void score_centroids(const PlaidCodec& codec, const Query& q, int block, Scratch& s) {
     const int columns = q.columns;
     const int64_t padded = (codec.centroids + 7) / 8 * 8;
-    s.scores.resize((size_t)padded * columns);
+    int64_t named = 8;
+    while (named < codec.centroids) named *= 2;
+    s.code_mask = (uint32_t)(named - 1);
+    s.scores.resize((size_t)named * columns);
     each_group(columns, [&](int column, auto vectors) {
         constexpr int VECTORS = decltype(vectors)::value;
         Floats factors[VECTORS];
@@ -321,8 +349,9 @@ __attribute__((noinline)) void find_probes(const PlaidCodec& codec, const Query&
 void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
     const int32_t list = segment.list_of[centroid];
     if (list < 0) return;
-    const int32_t* from = segment.list_documents + segment.list_starts[list];
-    const int32_t* end = segment.list_documents + segment.list_starts[list + 1];
+    const Run run = entries_of(segment, list);
+    const int32_t* from = segment.list_documents + run.first;
+    const int32_t* end = segment.list_documents + run.end;
     for (; from < end; from += 16) __builtin_prefetch(from);
 }
 
@@ -347,15 +376,23 @@ __attribute__((noinline)) void gather(const PlaidView& view, const Query& q, con
                 if (number + 2 < probes.size()) prefetch_list(segment, probes[number + 2].centroid);
                 const int32_t list = segment.list_of[probe.centroid];
                 if (list < 0) continue;
-                const int32_t* each = segment.list_documents + segment.list_starts[list];
-                const int32_t* end = segment.list_documents + segment.list_starts[list + 1];
+                const Run run = entries_of(segment, list);
+                if (run.first == run.end) s.is_damaged = true;
+                const int32_t* each = segment.list_documents + run.first;
+                const int32_t* end = segment.list_documents + run.end;
+                const uint32_t documents = (uint32_t)segment.documents;
                 Gain* gains = s.gains.data() + segment.first_position;
                 int64_t* to = s.touched.data();
                 for (; each != end; ++each) {
+                    const uint32_t number = (uint32_t)*each;
+                    if (__builtin_expect(number >= documents, 0)) {
+                        s.is_damaged = true;
+                        continue;
+                    }
                     // Without branches: which documents come again can't be foreseen.
-                    Gain& at = gains[*each];
+                    Gain& at = gains[number];
                     const bool is_first = at.stamp <= before;
-                    to[touched] = segment.first_position + *each;
+                    to[touched] = segment.first_position + number;
                     touched += is_first;
                     // Probes come best first, so that a token's first gain is its gain.
                     at.value = (is_first ? 0 : at.value) + (at.stamp == stamp ? 0 : gain);
@@ -389,7 +426,7 @@ __attribute__((noinline)) void choose_candidates(int wanted, Scratch& s) {
         }
         return;
     }
-    const float to_bin = (BINS - 1) / most;
+    const float to_bin = std::min((BINS - 1) / most, -LOWEST);
     s.bins.assign(BINS, 0);
     for (const int64_t position : s.touched) ++s.bins[(int)(gains[position].value * to_bin)];
     int lowest = BINS;
@@ -409,50 +446,52 @@ inline const PlaidSegment& segment_of(const PlaidView& view, int64_t position) {
 }
 
 template <class Code>
-void maximum_of_centroids(const Code* code, const Code* end, const int16_t* scores, int columns,
-                          int16_t* best) {
+void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, const int16_t* scores,
+                          int columns, int16_t* best) {
     int column = 0;
     for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
         const int16_t* from = scores + column;
-        Shorts a = load_group(from + (size_t)*code * columns);
-        Shorts b = load_group(from + (size_t)*code * columns + COLUMN_GROUP);
+        Shorts a = load_group(from + (size_t)(*code & mask) * columns);
+        Shorts b = load_group(from + (size_t)(*code & mask) * columns + COLUMN_GROUP);
         Shorts c = a, d = b;
         const Code* each = code + 1;
         for (; each + 2 <= end; each += 2) {
-            const int16_t* row = from + (size_t)each[0] * columns;
-            const int16_t* other = from + (size_t)each[1] * columns;
+            const int16_t* row = from + (size_t)(each[0] & mask) * columns;
+            const int16_t* other = from + (size_t)(each[1] & mask) * columns;
             a = larger(a, load_group(row));
             b = larger(b, load_group(row + COLUMN_GROUP));
             c = larger(c, load_group(other));
             d = larger(d, load_group(other + COLUMN_GROUP));
         }
         if (each < end) {
-            a = larger(a, load_group(from + (size_t)*each * columns));
-            b = larger(b, load_group(from + (size_t)*each * columns + COLUMN_GROUP));
+            a = larger(a, load_group(from + (size_t)(*each & mask) * columns));
+            b = larger(b, load_group(from + (size_t)(*each & mask) * columns + COLUMN_GROUP));
         }
         a = larger(a, c), b = larger(b, d);
         std::memcpy(best + column, &a, sizeof a);
         std::memcpy(best + column + COLUMN_GROUP, &b, sizeof b);
     }
     if (column < columns) {
-        Shorts a = load_group(scores + column + (size_t)*code * columns);
+        Shorts a = load_group(scores + column + (size_t)(*code & mask) * columns);
         for (const Code* each = code + 1; each < end; ++each)
-            a = larger(a, load_group(scores + column + (size_t)*each * columns));
+            a = larger(a, load_group(scores + column + (size_t)(*each & mask) * columns));
         std::memcpy(best + column, &a, sizeof a);
     }
 }
 
 // The best centroid of a document for each column, in s.best_shorts.
-inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segment, int64_t first,
-                                int64_t end, int columns, Scratch& s) {
+inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segment, Run run,
+                                int columns, Scratch& s) {
     const int16_t* scores = s.scores.data();
     int16_t* best = s.best_shorts.data();
     if (view.code_bytes == 2) {
         const uint16_t* codes = (const uint16_t*)segment.codes;
-        maximum_of_centroids(codes + first, codes + end, scores, columns, best);
+        maximum_of_centroids(codes + run.first, codes + run.end, s.code_mask, scores, columns,
+                             best);
     } else {
         const int32_t* codes = (const int32_t*)segment.codes;
-        maximum_of_centroids(codes + first, codes + end, scores, columns, best);
+        maximum_of_centroids(codes + run.first, codes + run.end, s.code_mask, scores, columns,
+                             best);
     }
 }
 
@@ -463,16 +502,21 @@ __attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Q
         if (at + DOCUMENTS_AHEAD < s.candidates.size()) {
             const int64_t position = s.candidates[at + DOCUMENTS_AHEAD].position;
             const PlaidSegment& segment = segment_of(view, position);
-            const int64_t* offsets = segment.offsets + (position - segment.first_position);
+            const Run run = tokens_of(segment, position);
             const char* codes = (const char*)segment.codes;
-            const char* end = codes + offsets[1] * view.code_bytes;
-            for (const char* from = codes + offsets[0] * view.code_bytes; from < end; from += 64)
+            const char* end = codes + run.end * view.code_bytes;
+            for (const char* from = codes + run.first * view.code_bytes; from < end; from += 64)
                 __builtin_prefetch(from);
         }
         const int64_t position = s.candidates[at].position;
         const PlaidSegment& segment = segment_of(view, position);
-        const int64_t* offsets = segment.offsets + (position - segment.first_position);
-        maximum_of_document(view, segment, offsets[0], offsets[1], q.columns, s);
+        const Run run = tokens_of(segment, position);
+        if (run.first == run.end) {
+            s.is_damaged = true;
+            s.candidates[at].score = LOWEST;
+            continue;
+        }
+        maximum_of_document(view, segment, run, q.columns, s);
         Floats total = {};
         for (int column = 0; column < q.columns; column += LANES)
             total += to_floats(load_shorts(s.best_shorts.data() + column)) *
@@ -605,18 +649,12 @@ void multiply_pairs(const Query& q, const Pair* __restrict pairs, int64_t count,
     }
 }
 
-// MaxSim of one document from its codes and residuals.
-//
-// A query token is multiplied with the residuals of those tokens only whose centroids come within
-// `margin` of the document's best: of 32 x 150 pairs some 300 are left.
-float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         Shorts margin, int64_t position, Scratch& s) {
-    const PlaidSegment& segment = segment_of(view, position);
-    const int64_t* offsets = segment.offsets + (position - segment.first_position);
+// What a centroid's score has to reach in each column for the token's residual to be looked at:
+// the document's best less a margin, in s.best_shorts.
+inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run run, const Query& q,
+                       Shorts margin, Scratch& s) {
     const int columns = q.columns;
-    maximum_of_document(view, segment, offsets[0], offsets[1], columns, s);
-    float* best = s.best.data();
-    std::fill(best, best + q.tokens, LOWEST);
+    maximum_of_document(view, segment, run, columns, s);
     for (int column = 0; column < columns; column += COLUMN_GROUP) {
         // A sum of two negative numbers may wrap around.
         const Shorts most = load_group(s.best_shorts.data() + column);
@@ -626,16 +664,22 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
     }
     // No score reaches this, so that columns without a query token stay out.
     std::fill(s.best_shorts.begin() + q.tokens, s.best_shorts.end(), (int16_t)32767);
+}
+
+// The largest products of a run of tokens with each query token, in s.best.
+inline void multiply_residuals(const PlaidView& view, const PlaidSegment& segment, Run run,
+                               const Query& q, const Decoder& decode, Scratch& s) {
+    const int columns = q.columns;
     // Which pairs there are can't be foreseen, so they are listed first, without branches where
     // that can be, and then gone through in one run.
-    const int64_t tokens = offsets[1] - offsets[0];
+    const int64_t tokens = run.end - run.first;
     if ((int64_t)s.near_tokens.size() < tokens + 1) s.near_tokens.resize(tokens + 1);
     const size_t most_pairs = (size_t)tokens * columns + COLUMN_GROUP;
     if (s.pairs.size() < most_pairs) s.pairs.resize(most_pairs);
     int64_t near = 0, pairs = 0;
-    for (int64_t token = offsets[0]; token < offsets[1]; ++token) {
-        const int16_t* scores =
-            s.scores.data() + (size_t)code_of(view, segment, token) * columns;
+    for (int64_t token = run.first; token < run.end; ++token) {
+        const int64_t code = code_of(view, segment, token) & s.code_mask;
+        const int16_t* scores = s.scores.data() + (size_t)code * columns;
         s.near_tokens[near] = {token, scores, 0};
         const int64_t before = pairs;
         for (int column = 0; column < columns; column += COLUMN_GROUP) {
@@ -652,32 +696,53 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
         token.scale = widen_float16(segment.scales[token.token]);
     }
     const auto multiply = q.depth == 128 ? multiply_pairs<128> : multiply_pairs<0>;
-    multiply(q, s.pairs.data(), pairs, s.near_tokens.data(), s.rows.data(), best);
-    return weighted_sum(q, best) * q.unit;
+    multiply(q, s.pairs.data(), pairs, s.near_tokens.data(), s.rows.data(),
+             s.best.data());
+}
+
+// MaxSim of one document from its codes and residuals.
+//
+// A query token is multiplied with the residuals of those tokens only whose centroids come within
+// `margin` of the document's best: of 32 x 150 pairs some 300 are left.
+float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
+                         Shorts margin, int64_t position, Scratch& s) {
+    const PlaidSegment& segment = segment_of(view, position);
+    const Run run = tokens_of(segment, position);
+    if (run.first == run.end) {
+        s.is_damaged = true;
+        return LOWEST;
+    }
+    find_least(view, segment, run, q, margin, s);
+    std::fill(s.best.begin(), s.best.begin() + q.tokens, LOWEST);
+    for (int64_t first = run.first; first < run.end; first += TOKENS_AT_ONCE) {
+        const Run part = {first, std::min(run.end, first + TOKENS_AT_ONCE)};
+        multiply_residuals(view, segment, part, q, decode, s);
+    }
+    return weighted_sum(q, s.best.data()) * q.unit;
 }
 
 void prefetch_document(const PlaidView& view, int64_t position, int residual_bytes) {
     const PlaidSegment& segment = segment_of(view, position);
-    const int64_t* offsets = segment.offsets + (position - segment.first_position);
-    const char* from = (const char*)segment.residuals + offsets[0] * residual_bytes;
-    const char* end = (const char*)segment.residuals + offsets[1] * residual_bytes;
+    const Run run = tokens_of(segment, position);
+    const char* from = (const char*)segment.residuals + run.first * residual_bytes;
+    const char* end = (const char*)segment.residuals + run.end * residual_bytes;
     for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
-    __builtin_prefetch(segment.scales + offsets[0]);
-    __builtin_prefetch(segment.scales + offsets[0] + 32);
+    __builtin_prefetch(segment.scales + run.first);
+    __builtin_prefetch(segment.scales + run.first + 32);
 }
 
 // MaxSim of one document from its kept tokens, in float.
 float score_exactly(const PlaidView& view, const Query& q, int64_t position, Scratch& s) {
     constexpr int ROWS = LANES == 4 ? 1 : ROWS_AT_ONCE;
     const PlaidSegment& segment = segment_of(view, position);
-    const int64_t* offsets = segment.offsets + (position - segment.first_position);
+    const Run run = tokens_of(segment, position);
     const int columns = q.columns, width = view.codec->width;
     float* best = s.best.data();
     float* rows = s.float_rows.data();
     std::fill(best, best + columns, LOWEST);
-    for (int64_t token = offsets[0]; token < offsets[1]; token += ROWS) {
+    for (int64_t token = run.first; token < run.end; token += ROWS) {
         for (int r = 0; r < ROWS; ++r) {
-            const int64_t at = std::min(token + r, offsets[1] - 1);
+            const int64_t at = std::min(token + r, run.end - 1);
             const uint16_t* from = segment.tokens + at * width;
             int d = 0;
             for (; d + LANES <= width; d += LANES)
@@ -752,7 +817,7 @@ int64_t finish(const PlaidView& view, const PlaidEffort& effort, int64_t* positi
         scores[at] = s.candidates[at].score;
     }
     if (stages) stages->nanoseconds[5] += now() - started;
-    return (int64_t)s.candidates.size();
+    return s.is_damaged ? PLAID_DAMAGED : (int64_t)s.candidates.size();
 }
 
 // Few enough centroids in a block that there are many more blocks than probes.
@@ -766,6 +831,7 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
                const PlaidEffort* effort, const uint8_t* mask, int64_t* positions, float* scores,
                PlaidStages* stages) {
     Scratch& s = scratch_of_thread();
+    s.is_damaged = false;
     Query& q = s.query;
     int64_t times[5] = {};
     const auto mark = [&](int at) {
@@ -794,6 +860,7 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
 int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const PlaidEffort* effort,
              int64_t count, int64_t* positions, float* scores) {
     Scratch& s = scratch_of_thread();
+    s.is_damaged = false;
     prepare(s.query, *view->codec, query, tokens);
     score_centroids(*view->codec, s.query, MOST_IN_BLOCK, s);
     s.candidates.clear();

@@ -6,6 +6,7 @@ Each search runs on the thread that asks for it and lets other Python threads ru
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import native
+from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.indexing.plaid.codec import Floats, ResidualCodec
-from retrieval.indexing.plaid.numpy_search import Effort, Mask, Positions
+from retrieval.indexing.plaid.numpy_search import (
+    DAMAGED,
+    Effort,
+    Mask,
+    NumpySearcher,
+    Positions,
+)
 from retrieval.indexing.plaid.segment import Segment
+
+logger = logging.getLogger(__name__)
 
 STAGES = ("centroids", "probes", "candidates", "by centroids", "by residuals", "exact")
 
 _ROWS = 8
 """Rows that the library multiplies at a time."""
+_MOST_QUERY_TOKENS = 1 << 12
+"""That the library can tell apart."""
+_DAMAGED, _OUT_OF_MEMORY = -1, -2
+"""What it returns in place of a count."""
 
 
 class _Codec(ctypes.Structure):
@@ -47,6 +61,8 @@ class _Segment(ctypes.Structure):
         ("list_starts", ctypes.c_void_p),
         ("list_documents", ctypes.c_void_p),
         ("tokens", ctypes.c_void_p),
+        ("token_count", ctypes.c_int64),
+        ("entry_count", ctypes.c_int64),
     )
 
 
@@ -82,11 +98,14 @@ class NativeSearcher:
     """Searches segments that share a codec; positions count through all of them.
 
     Products are of bytes: of a score up to 32, a sum of 32 cosines, some 0.01 is rounding.
+
+    A query of more than 4,096 tokens is searched in NumPy.
     """
 
     def __init__(self, codec: ResidualCodec, segments: Sequence[Segment]) -> None:
         self.centroids = len(codec.centroids)
         self._segments = [_contiguous(segment) for segment in segments]
+        self._slow = NumpySearcher(codec, self._segments)
         self._rows, self._row_scales = _to_bytes(codec.centroids)
         largest = float(np.abs(codec.values).max())
         # At 8 bits the values are evenly spaced, and a number is its own byte.
@@ -123,7 +142,10 @@ class NativeSearcher:
         stages: Stages | None = None,
     ) -> tuple[Positions, Floats]:
         """As `NumpySearcher.search`; `stages` gets what was done added to it."""
+        if _is_too_long(query_MD):
+            return self._slow.search(query_MD, effort, mask)
         query_MD = np.ascontiguousarray(query_MD, np.float32)
+        effort = _at_most(effort, self._view.documents)
         bound = max(effort.scored, effort.rescored)
         positions, scores = np.empty(bound, np.int64), np.empty(bound, np.float32)
         mask = None if mask is None else np.ascontiguousarray(mask)
@@ -137,12 +159,15 @@ class NativeSearcher:
             ctypes.c_void_p(scores.ctypes.data),
             None if stages is None else ctypes.byref(stages),
         )
+        _check(count)
         return positions[:count], scores[:count]
 
     def rank(
         self, query_MD: Floats, positions: Positions, effort: Effort
     ) -> tuple[Positions, Floats]:
         """As `NumpySearcher.rank`."""
+        if _is_too_long(query_MD):
+            return self._slow.rank(query_MD, positions, effort)
         query_MD = np.ascontiguousarray(query_MD, np.float32)
         ranked = np.array(positions, np.int64)
         scores = np.empty(len(ranked), np.float32)
@@ -152,12 +177,42 @@ class NativeSearcher:
             ctypes.byref(self._view),
             ctypes.c_void_p(query_MD.ctypes.data),
             len(query_MD),
-            ctypes.byref(_Effort(*effort)),
+            ctypes.byref(_Effort(*_at_most(effort, self._view.documents))),
             ctypes.c_int64(len(ranked)),
             ctypes.c_void_p(ranked.ctypes.data),
             ctypes.c_void_p(scores.ctypes.data),
         )
+        _check(count)
         return ranked[:count], scores[:count]
+
+
+def _is_too_long(query_MD: Floats) -> bool:
+    if len(query_MD) <= _MOST_QUERY_TOKENS:
+        return False
+    logger.info(
+        "a query of %d tokens is searched in NumPy: the library takes %d",
+        len(query_MD),
+        _MOST_QUERY_TOKENS,
+    )
+    return True
+
+
+def _at_most(effort: Effort, documents: int) -> Effort:
+    """No larger numbers than there are documents, which fit into what the library counts with."""
+    return effort._replace(
+        candidates=min(effort.candidates, documents),
+        scored=min(effort.scored, documents),
+        rescored=min(effort.rescored, documents),
+    )
+
+
+def _check(count: int) -> None:
+    if count == _DAMAGED:
+        raise IndexFilesError(DAMAGED)
+    if count == _OUT_OF_MEMORY:
+        raise RetrievalError(
+            "no memory left for this search: search with fewer threads or shorter queries"
+        )
 
 
 def _to_bytes(centroids_KD: Floats) -> tuple[NDArray[np.uint8], Floats]:
@@ -179,6 +234,9 @@ def _contiguous(segment: Segment) -> Segment:
 
 def _list_of(segment: Segment, centroids: int) -> NDArray[np.int32]:
     """(K,) the number of each centroid's list, -1 where there is none."""
+    known = segment.lists.centroids
+    if len(known) and (known.min() < 0 or known.max() >= centroids):
+        raise IndexFilesError(DAMAGED)
     numbers = np.full(centroids, -1, np.int32)
     numbers[segment.lists.centroids] = np.arange(len(segment.lists.centroids), dtype=np.int32)
     return numbers
@@ -199,4 +257,6 @@ def _structure(segment: Segment, list_of: NDArray[np.int32], first: int) -> _Seg
         address(segment.lists.starts),
         address(segment.lists.documents),
         address(segment.tokens),
+        len(segment.codes),
+        len(segment.lists.documents),
     )

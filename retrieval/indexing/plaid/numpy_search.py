@@ -22,6 +22,10 @@ from retrieval.indexing.ragged import rows_of
 Positions = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+DAMAGED = (
+    "an index file names documents or centroids that are not there: it was damaged after it was "
+    "written; `retrieval verify` says which, and the index has to be built again"
+)
 _CHUNK_DOCUMENTS = 16
 """Few enough that their residuals stay in the processor's cache until they are multiplied."""
 
