@@ -82,3 +82,39 @@ def print_headlines(result: dict[str, Any]) -> None:
         print(f"RESULT p50_vs_{name} {beside['ratio']:.3f}")
         if "build_ratio" in beside:
             print(f"RESULT build_vs_{name} {beside['build_ratio']:.3f}")
+
+
+def print_markdown(report: dict[str, Any]) -> None:
+    """The tables of benchmarks/README.md, from the JSON of a run."""
+    for result in report["results"]:
+        print(
+            f"{result['documents']:,} documents, {result['tokens']:,} tokens, "
+            f"{result['queries']} queries of 32 tokens; kernels `{report['hardware']['kernels']}`; "
+            f"one thread, {report['build_threads']} to build:\n"
+        )
+        print(
+            "| engine | setting | p50 / p95 ms | recall@10 / @100 | bytes/token | build s | "
+            "ours at its recall |"
+        )
+        print("|---|---|---:|---:|---:|---:|---:|")
+        for row in result["ours"]:
+            if not row["setting"].startswith("probes"):
+                print(_markdown_row(row, ""))
+        for peer in result["peers"]:
+            for row in peer["settings"]:
+                beside = row.get("beside")
+                ratio = (
+                    f"{beside['ratio']:.1f}x ({beside['ratio_min']:.1f}-{beside['ratio_max']:.1f})"
+                    if beside
+                    else "not reached"
+                )
+                print(_markdown_row({**row, "system": peer["peer"]}, ratio))
+        print()
+
+
+def _markdown_row(row: dict[str, Any], ratio: str) -> str:
+    return (
+        f"| {row['system']} | {row['setting']} | {row['p50_ms']:.2f} / {row['p95_ms']:.2f} | "
+        f"{row['recall_at_10']:.3f} / {row['recall_at_100']:.3f} | {row['bytes_per_token']:.0f} | "
+        f"{row['build_seconds']:.0f} | {ratio} |"
+    )

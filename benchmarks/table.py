@@ -1,4 +1,4 @@
-"""Print the Markdown table of benchmarks/README.md from the runs in benchmarks/results.
+"""Print the Markdown tables of benchmarks/README.md from the runs in benchmarks/results.
 
 python benchmarks/table.py
 """
@@ -10,11 +10,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from search_tables import print_markdown
+
 RESULTS = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    """One row a workload and system, with what they were measured on above them."""
+    """Encoding, then search, with what was measured above each table."""
+    _print_encoding()
+    for path in sorted(RESULTS.glob("search-*.json")):
+        print_markdown(json.loads(path.read_text()))
+
+
+def _print_encoding() -> None:
     reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("encode-*.json"))]
     for kernels, threads in sorted({(_kernels(each), each["threads"]) for each in reports}):
         print(f"Kernels `{kernels}`, threads {threads}; the peer with its best batch size:\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 
@@ -21,6 +21,10 @@ class Document(NamedTuple):
         'France Paris is the capital.'
         """
         return f"{self.title} {self.text}".strip()
+
+
+Allowed = Collection[str] | Callable[[Document], bool]
+"""Which documents may be found: these ids, or the stored documents that a function says yes to."""
 
 
 class Query(NamedTuple):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from retrieval.errors import ConfigError, InputError
 from retrieval.indexing.fusion import FusionSettings, fuse
 from retrieval.indexing.retriever import Searcher
-from retrieval.records import Document, Hit
+from retrieval.records import Allowed, Document, Hit
 
 
 class HybridRetriever(Searcher):
@@ -44,7 +44,7 @@ class HybridRetriever(Searcher):
             raise ConfigError(f"depth is {depth}, expected at least 1")
 
     def find(
-        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+        self, questions: Sequence[str], k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Hit]]:
         """The best documents for every question, with their fused scores."""
         depth = max(k, self.depth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
 
@@ -31,7 +31,7 @@ from retrieval.indexing.locking import WriterLock
 from retrieval.indexing.ranking import Ranking, top_k
 from retrieval.indexing.storage import Storage
 from retrieval.indexing.versions import Draft, Manifest, Version
-from retrieval.records import Document, Hit, ModelReference
+from retrieval.records import Allowed, Document, Hit, ModelReference
 
 __all__ = ["Batch", "Index", "Items", "Ranking", "check_model", "top_k"]
 
@@ -238,25 +238,26 @@ class Index(ABC, Generic[Items]):
         self._remove(self._positions(sorted(set(id_list(ids)))))
 
     def search(
-        self, queries: Items, k: int = 10, *, allowed: Collection[str] | None = None
+        self, queries: Items, k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Hit]]:
         """Find the best documents for every query.
 
         Args:
             queries: as many as wanted, in the form that the index takes.
             k: how many hits a query at the most, at least 1.
-            allowed: only these ids may be found; ids that the index does not have are ignored.
+            allowed: only these ids may be found, those that the index does not have are ignored; or
+                a function of a stored document, which is asked about every one of them.
 
         Returns:
             For each query its hits, best first; fewer than `k` where fewer match.
 
         Raises:
-            InputError: `k` is below 1.
+            InputError: `k` is below 1, or a function where no documents are kept.
             ShapeError: the queries' width differs from the index's.
         """
         if k < 1:
             raise InputError(f"k is {k}, expected at least 1")
-        mask = self._mask(allowed)
+        mask = self._storage.mask(allowed)
         available = len(self) if mask is None else int(np.count_nonzero(mask))
         if not available:
             return [[] for _ in range(len(queries))]
@@ -343,15 +344,6 @@ class Index(ABC, Generic[Items]):
             parameters=to_mapping(self.settings),
             model=self.model,
         )
-
-    def _mask(self, allowed: Collection[str] | None) -> NDArray[np.bool_] | None:
-        """True at the positions that may be found; None where all may."""
-        if allowed is None:
-            return self._storage.ids.live
-        mask = np.zeros(self._storage.ids.rows, np.bool_)
-        positions = self._storage.ids.positions(id_list(allowed))
-        mask[positions[positions >= 0]] = True
-        return mask
 
     def _positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         positions = self._storage.ids.positions(ids)

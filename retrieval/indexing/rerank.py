@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from retrieval.indexing.retriever import Searcher
 from retrieval.indexing.token_scores import maxsim_scores
 from retrieval.indexing.token_vectors import EncodedTokenVectors, StoredTokenVectors, VectorSource
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
-from retrieval.records import Document, Hit
+from retrieval.records import Allowed, Document, Hit
 
 _QUERIES_AT_ONCE = 16
 """Whose candidates are fetched together, each document once."""
@@ -136,7 +136,7 @@ class RerankingRetriever(Searcher):
         self.depth = depth
 
     def find(
-        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+        self, questions: Sequence[str], k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Hit]]:
         """The candidates of the first stage by exact MaxSim."""
         candidates = self.first.find(questions, max(k, self.depth), allowed=allowed)

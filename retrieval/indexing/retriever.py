@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,7 +17,7 @@ from retrieval.errors import IndexFilesError, InputError
 from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch, Index
 from retrieval.progress import track
-from retrieval.records import Document, Hit
+from retrieval.records import Allowed, Document, Hit
 
 _TEXT_BATCH = 1_024
 
@@ -35,21 +35,21 @@ class Searcher(ABC):
     """Anything that is asked in words: one index, several that are fused, a reranked one."""
 
     def search(
-        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+        self, questions: Sequence[str], k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Passage]]:
         """Find the best passages for every question, best first.
 
         Args:
             questions: as many as wanted.
             k: passages a question at the most.
-            allowed: only documents with these ids may be found.
+            allowed: only these may be found: ids, or a function of a stored document.
         """
         rankings = self.find(questions, k, allowed=allowed)
         return [[self._passage(hit) for hit in hits] for hits in rankings]
 
     @abstractmethod
     def find(
-        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+        self, questions: Sequence[str], k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Hit]]:
         """The same as ids and scores, without the texts."""
 
@@ -98,7 +98,7 @@ class Retriever(Searcher):
         return cls(index, encoder)
 
     def find(
-        self, questions: Sequence[str], k: int = 10, *, allowed: Collection[str] | None = None
+        self, questions: Sequence[str], k: int = 10, *, allowed: Allowed | None = None
     ) -> list[list[Hit]]:
         """The best documents for every question."""
         items: Any = list(questions)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import IndexFilesError, ReadOnlyError
+from retrieval.errors import IndexFilesError, InputError, ReadOnlyError
 from retrieval.indexing import versions
+from retrieval.indexing.batches import id_list
 from retrieval.indexing.documents import StoredDocuments
 from retrieval.indexing.ids import DocumentIds
 from retrieval.indexing.locking import WriterLock
 from retrieval.indexing.versions import Draft, Manifest, Version
+from retrieval.records import Allowed
 
 
 class Storage:
@@ -91,6 +93,25 @@ class Storage:
         """(rows,) True at the positions whose documents have not been deleted."""
         live = self.ids.live
         return np.ones(self.ids.rows, np.bool_) if live is None else live
+
+    def mask(self, allowed: Allowed | None) -> NDArray[np.bool_] | None:
+        """True at the positions that may be found; None where all may.
+
+        Raises:
+            InputError: a function, where no documents are kept; or ids that are no strings.
+        """
+        if allowed is None:
+            return self.ids.live
+        mask = np.zeros(self.ids.rows, np.bool_)
+        if not callable(allowed):
+            positions = self.ids.positions(id_list(allowed))
+            mask[positions[positions >= 0]] = True
+            return mask
+        if self.ids.rows and not len(self.documents):
+            raise InputError("this index keeps no documents that a function could be asked about")
+        for position in np.flatnonzero(self.live()):
+            mask[position] = allowed(self.documents[int(position)])
+        return mask
 
     def check(self) -> Path:
         """Read all ids and documents, and hold them against each other.

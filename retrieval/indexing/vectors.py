@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,6 +31,7 @@ def check_vectors(
         ShapeError: not (N, D), or another width.
         EmbeddingError: NaN, infinite, or too large for `dtype`; the id is named.
     """
+    vectors = as_array(vectors)
     if vectors.ndim != 2 or (width is not None and vectors.shape[1] != width):
         raise ShapeError(f"expected vectors (N, {width or 'width'}), got the shape {vectors.shape}")
     converted = _convert(vectors, dtype)
@@ -46,6 +47,7 @@ def check_multi_vectors(
     """Check multi-vector embeddings, each (tokens, D); result and errors as in `check_vectors`."""
     checked = []
     for each, item in zip(ids, items, strict=True):
+        item = as_array(item)
         if item.ndim != 2 or (width is not None and item.shape[1] != width):
             raise ShapeError(
                 f"{each!r}: expected (tokens, {width or 'width'}), got the shape {item.shape}"
@@ -80,7 +82,8 @@ def check_multi_queries(queries: Sequence[Vectors], width: int) -> list[NDArray[
 def _check_query(
     query: Vectors, position: int, shape: tuple[int | str, ...]
 ) -> NDArray[np.float32]:
-    given = np.shape(query)
+    query = as_array(query)
+    given = query.shape
     if len(given) != len(shape) or given[-1] != shape[-1]:
         expected = ", ".join(map(str, shape))
         raise ShapeError(f"query {position}: expected the shape ({expected}), got {given}")
@@ -90,10 +93,20 @@ def _check_query(
     return converted
 
 
+def as_array(vectors: Any) -> Vectors:
+    """NumPy's array of a torch tensor, on any device and of any float dtype; arrays as they are."""
+    if isinstance(vectors, np.ndarray):
+        return vectors
+    if hasattr(vectors, "detach"):
+        # NumPy has no bfloat16.
+        vectors = vectors.detach().float().cpu().numpy()
+    return np.asarray(vectors)
+
+
 def _convert(vectors: Vectors, dtype: DTypeLike) -> NDArray[np.float32]:
     # A value above the range becomes infinite, which the caller refuses with the id.
     with np.errstate(over="ignore"):
-        converted: NDArray[np.float32] = np.asarray(vectors).astype(dtype, copy=False)
+        converted: NDArray[np.float32] = vectors.astype(dtype, copy=False)
     return converted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -326,3 +327,43 @@ def test_any_order_of_changes_gives_the_documents_that_are_left(
         expected = {hit.document_id: hit.score for hit in theirs}
         for hit in ours:
             assert hit.score == pytest.approx(expected[hit.document_id], abs=1e-4)
+
+
+@each_of(CASES)
+def test_a_function_of_the_stored_document_says_what_may_be_found(
+    case: Case, tmp_path: Path
+) -> None:
+    world = case.world()
+    documents = [Document(each, f"text {at}") for at, each in enumerate(world.ids)]
+    batch = Batch(world.ids, world.items, documents)
+    index = index_class(case.kind).build(tmp_path / "index", [batch], settings=case.settings)
+    index.delete(world.ids[1:2])
+    by_function = index.search(
+        world.queries, K, allowed=lambda document: int(document.text.split()[1]) % 5 == 1
+    )
+    assert by_function == index.search(world.queries, K, allowed=world.ids[1::5])
+    assert index.search(world.queries, K, allowed=lambda document: False) == [[]] * len(by_function)
+
+
+@each_of(CASES)
+def test_a_function_needs_stored_documents(case: Case, tmp_path: Path) -> None:
+    index = case.build(tmp_path / "index")
+    with pytest.raises(InputError, match="keeps no documents"):
+        index.search(case.world().queries, K, allowed=lambda document: True)
+
+
+@each_of([case for case in VECTOR_CASES if case.name in ("faiss-auto", "plaid-4-bits")])
+def test_tensors_of_torch_are_taken(case: Case, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    world = case.world()
+    is_single = isinstance(world.items, np.ndarray)
+
+    def tensors(items: Any) -> Any:
+        return torch.tensor(items) if is_single else [torch.tensor(each) for each in items]
+
+    batch = Batch(world.ids, tensors(world.items))
+    index = index_class(case.kind).build(tmp_path / "index", [batch], settings=case.settings)
+    expected = case.build(tmp_path / "arrays").search(world.queries, K)
+    assert index.search(tensors(world.queries), K) == expected
+    rounded = index.search([tensors(world.queries)[0].bfloat16()], K)[0]
+    assert rounded[0].score == pytest.approx(expected[0][0].score, rel=0.02)
