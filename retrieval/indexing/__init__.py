@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from retrieval.indexing.fusion import FusionSettings, fuse
     from retrieval.indexing.hybrid import HybridRetriever
     from retrieval.indexing.lexical import LexicalIndex, LexicalSettings
+    from retrieval.indexing.on_gpu import ExactMaxSim, TorchPlaidIndex
     from retrieval.indexing.plaid.plaid_index import PlaidIndex
     from retrieval.indexing.plaid.settings import PlaidSettings
     from retrieval.indexing.rerank import RerankingRetriever
@@ -28,6 +29,7 @@ __all__ = [
     "Batch",
     "EncodedTokenVectors",
     "ExactIndex",
+    "ExactMaxSim",
     "ExactSettings",
     "Explanation",
     "FaissIndex",
@@ -44,6 +46,7 @@ __all__ = [
     "Retriever",
     "StoredTokenVectors",
     "TokenMatch",
+    "TorchPlaidIndex",
     "build_index",
     "explain_texts",
     "fuse",
@@ -66,6 +69,7 @@ _MODULES = {
     "fusion": ("FusionSettings", "fuse"),
     "hybrid": ("HybridRetriever",),
     "lexical": ("LexicalIndex", "LexicalSettings"),
+    "on_gpu": ("ExactMaxSim", "TorchPlaidIndex"),
     "plaid.plaid_index": ("PlaidIndex",),
     "plaid.settings": ("PlaidSettings",),
     "rerank": ("RerankingRetriever",),

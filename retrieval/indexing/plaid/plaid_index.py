@@ -27,7 +27,7 @@ from retrieval.indexing.plaid.compaction import (
 )
 from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
 from retrieval.indexing.plaid.numpy_search import NumpySearcher
-from retrieval.indexing.plaid.quality import calibrate, search_until
+from retrieval.indexing.plaid.quality import SearchPlan, calibrate, ranking
 from retrieval.indexing.plaid.searcher import (
     Searcher,
     encode_tokens,
@@ -154,7 +154,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             0, len(tokens) - 1, min(len(tokens), count * _TOKENS_PER_CENTROID)
         ).astype(np.int64)
         tokens = tokens[trained_on]
-        search = partial(make_centroid_search, engine=settings.engine)
+        search = self._centroid_search
         centroids = fit_centroids(
             tokens, count, iterations=settings.iterations, seed=settings.seed, search=search
         )
@@ -185,11 +185,14 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             self._add_segment(make_segment(lengths, _no_tokens()))
             return
         if self._nearest is None:
-            self._nearest = make_centroid_search(self._codec.centroids, self.settings.engine)
+            self._nearest = self._centroid_search(self._codec.centroids)
         tokens = np.concatenate(checked)
         encoded = self._encode(self._codec, self._nearest, tokens)
         kept = tokens if self.settings.keep_tokens else None
         self._add_segment(make_segment(lengths, encoded, kept))
+
+    def _centroid_search(self, centroids: Floats) -> Nearest:
+        return make_centroid_search(centroids, self.settings.engine)
 
     def _encode(self, codec: ResidualCodec, nearest: Nearest, tokens: Floats) -> EncodedTokens:
         # The nearest centroid depends on the direction alone, so that lengths need no division.
@@ -221,28 +224,26 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         effort = effort._replace(probes=min(len(self._codec.centroids), wider))
         allowed = None if count == len(possible) else possible
         few = np.flatnonzero(possible) if count <= effort.scored else None
-
-        def search(query: Floats) -> Ranking:
-            if not len(query) or not count:
-                return np.empty(0, np.int64), np.empty(0, np.float32)
-            if few is not None:
-                positions, scores = searcher.rank(query, few, effort)
-            else:
-                positions, scores = search_until(searcher, query, effort, allowed, min(k, count))
-            return positions[:k], scores[:k]
-
+        plan = SearchPlan(effort, few, allowed, min(k, count))
         checked = check_multi_queries(queries, self._codec.width)
+        yield from self._rankings(searcher, checked, plan)
+
+    def _rankings(
+        self, searcher: Searcher, queries: Sequence[Floats], plan: SearchPlan
+    ) -> Iterator[Ranking]:
         threads = 1 if isinstance(searcher, NumpySearcher) else self._threads()
-        yield from in_threads(search, checked, threads)
+        yield from in_threads(partial(ranking, searcher, plan), queries, threads)
 
     def _ready(self) -> tuple[Searcher, NDArray[np.bool_]]:
         """What searches, and which documents have tokens."""
         assert self._codec is not None
         if self._searcher is None:
             filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
-            searcher = make_searcher(self._codec, self._segments, self.settings.engine)
-            self._searcher = searcher, np.concatenate(filled)
+            self._searcher = self._make_searcher(self._codec), np.concatenate(filled)
         return self._searcher
+
+    def _make_searcher(self, codec: ResidualCodec) -> Searcher:
+        return make_searcher(codec, self._segments, self.settings.engine)
 
     def _threads(self) -> int:
         threads = self.settings.threads
@@ -334,7 +335,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         if codec is None:
             save_segments(draft.path / name_after(self._names), self._segments, masks)
             return
-        nearest = make_centroid_search(codec.centroids, self.settings.engine)
+        nearest = self._centroid_search(codec.centroids)
         energy = save_encoded(
             draft.path / name_after(self._names),
             codec,

@@ -129,12 +129,28 @@ def _truth(searcher: Searcher, query: Floats, possible: Mask, last: Effort, k: i
     return searcher.search(query, deeper, possible)[0][:k]
 
 
-def search_until(
-    searcher: Searcher, query: Floats, effort: Effort, allowed: Mask | None, k: int
-) -> tuple[Positions, Floats]:
+class SearchPlan(NamedTuple):
+    """What is done for every query of a search."""
+
+    effort: Effort
+    few: Positions | None
+    """The documents that may be found, where they are so few that all are scored."""
+    allowed: Mask | None
+    """True for documents that may be found; None where all may."""
+    k: int
+    """Hits that are wanted, at most as many as there are to be found."""
+
+
+def ranking(searcher: Searcher, plan: SearchPlan, query: Floats) -> tuple[Positions, Floats]:
     """Search with more and more probes until `k` documents are met, or all that can be."""
+    if not len(query) or not plan.k:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    if plan.few is not None:
+        positions, scores = searcher.rank(query, plan.few, plan.effort)
+        return positions[: plan.k], scores[: plan.k]
+    effort = plan.effort
     while True:
-        positions, scores = searcher.search(query, effort, allowed)
-        if len(positions) >= k or effort.probes >= searcher.centroids:
-            return positions, scores
+        positions, scores = searcher.search(query, effort, plan.allowed)
+        if len(positions) >= plan.k or effort.probes >= searcher.centroids:
+            return positions[: plan.k], scores[: plan.k]
         effort = effort._replace(probes=min(searcher.centroids, 2 * effort.probes))

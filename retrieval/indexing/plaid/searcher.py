@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,29 @@ from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, Nearest
 from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher
-from retrieval.indexing.plaid.numpy_search import NumpySearcher
+from retrieval.indexing.plaid.numpy_search import Effort, Mask, NumpySearcher, Positions
 from retrieval.indexing.plaid.segment import Segment
 from retrieval.indexing.ranking import Ranking
 
 logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "native", "numpy"]
-Searcher = NumpySearcher | NativeSearcher
+
+
+class Searcher(Protocol):
+    """Ranks documents of segments for a query; `NumpySearcher` says how.
+
+    Attributes:
+        centroids: how many there are, and so the most probes.
+    """
+
+    centroids: int
+
+    def search(self, query_MD: Floats, effort: Effort, mask: Mask | None) -> Ranking:
+        """The best documents that have a token at a probed centroid."""
+
+    def rank(self, query_MD: Floats, positions: Positions, effort: Effort) -> Ranking:
+        """The documents at these positions."""
 
 
 def engine_name(engine: Engine, width: int) -> str:
