@@ -15,6 +15,7 @@
 namespace {
 
 typedef int16_t Shorts __attribute__((vector_size(2 * COLUMN_GROUP)));
+typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 
 // Centroids that share one maximum, by which most of them are passed over.
 constexpr int MOST_IN_BLOCK = 32;
@@ -280,7 +281,8 @@ void find_thresholds(int columns, int64_t blocks, int count, Scratch& s) {
         Shorts threshold = Shorts{} + (int16_t)-32768;
         for (int bit = 15; bit >= 0; --bit) {
             // The first step, from the lowest number to 0, wraps around as it should.
-            const Shorts higher = threshold + (int16_t)(1u << bit);
+            const uint16_t step = (uint16_t)(1u << bit);
+            const Shorts higher = (Shorts)((UnsignedShorts)threshold + step);
             Shorts reached = {};
             for (int64_t b = 0; b < blocks; ++b)
                 reached -= (Shorts)(load_group(s.block_best.data() + b * columns + column) >=
@@ -656,9 +658,9 @@ inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run r
     const int columns = q.columns;
     maximum_of_document(view, segment, run, columns, s);
     for (int column = 0; column < columns; column += COLUMN_GROUP) {
-        // A sum of two negative numbers may wrap around.
+        // A sum of two negative numbers may wrap around, which only unsigned ones are allowed to.
         const Shorts most = load_group(s.best_shorts.data() + column);
-        const Shorts least = most - margin;
+        const Shorts least = (Shorts)((UnsignedShorts)most - (UnsignedShorts)margin);
         const Shorts threshold = least > most ? Shorts{} + (int16_t)-32768 : least;
         std::memcpy(s.best_shorts.data() + column, &threshold, sizeof threshold);
     }
