@@ -98,7 +98,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 4; }
+int retrieval_abi_version() { return 5; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {

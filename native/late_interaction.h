@@ -39,6 +39,8 @@ struct PlaidView {
 struct PlaidEffort {
     int32_t probes, candidates, scored, rescored;
     float margin;
+    int32_t wanted;
+    float patience;
 };
 
 // What a search did, for benchmarks; nanoseconds of each stage.

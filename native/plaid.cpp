@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 namespace {
@@ -24,6 +25,8 @@ constexpr int BINS = 4096;
 constexpr float LOWEST = -3e38f;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
+// Documents that are scored before it is asked whether more are worth it.
+constexpr int64_t STEP = 16;
 // A document's tokens are gone through in runs of so many, which `Pair` can name.
 constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
 // Lengths of query tokens end here, so that no sum of scores is infinite.
@@ -90,6 +93,7 @@ struct Scratch {
     uint32_t stamp = 0;
     std::vector<int64_t> touched;
     std::vector<Scored> candidates;
+    std::vector<float> ranked;
     std::vector<int32_t> bins;
     std::vector<uint8_t> rows;
     std::vector<NearToken> near_tokens;
@@ -779,22 +783,65 @@ void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
     }
 }
 
+// How much documents gain by their residuals over what their centroids say.
+struct Gains {
+    double total = 0, squares = 0;
+
+    void add(double gain) { total += gain, squares += gain * gain; }
+
+    // What all but a few of `count` gains stay below.
+    float highest(int64_t count, float deviations) const {
+        const double mean = total / count;
+        return (float)(mean + deviations * std::sqrt(std::max(0.0, squares / count - mean * mean)));
+    }
+};
+
+// Of the first `count` candidates the score of the one that is the last wanted.
+float last_wanted(const std::vector<Scored>& candidates, int64_t count, int64_t wanted, Scratch& s) {
+    s.ranked.resize(count);
+    for (int64_t at = 0; at < count; ++at) s.ranked[at] = candidates[at].score;
+    std::nth_element(s.ranked.begin(), s.ranked.begin() + (wanted - 1), s.ranked.end(),
+                     std::greater<float>());
+    return s.ranked[wanted - 1];
+}
+
+// Scores candidates by their residuals; where they are ranked by their centroids, only until the
+// rest can hardly come among the best.
+void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_ranked,
+                      Scratch& s) {
+    const Query& q = s.query;
+    const Decoder decode(*view.codec, q);
+    const float widest = std::min(effort.margin * q.one, 32767.0f);
+    const Shorts margin = Shorts{} + (int16_t)widest;
+    const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
+    const bool may_stop = is_ranked && effort.patience < 1e6f;
+    if (may_stop) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
+    Gains gains;
+    for (int64_t at = 0; at < count; ++at) {
+        const float by_centroids = s.candidates[at].score / q.one;
+        if (may_stop && at % STEP == 0 && at >= std::max(2 * STEP, wanted) &&
+            by_centroids + gains.highest(at, effort.patience) <
+                last_wanted(s.candidates, at, wanted, s)) {
+            s.candidates.resize(at);
+            return;
+        }
+        if (at + DOCUMENTS_AHEAD < count)
+            prefetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
+        Scored& each = s.candidates[at];
+        each.score = score_by_residuals(view, q, decode, margin, each.position, s);
+        gains.add(each.score - by_centroids);
+    }
+}
+
 // Scores the candidates by residuals, and the best of them exactly, and writes them, best first.
-int64_t finish(const PlaidView& view, const PlaidEffort& effort, int64_t* positions, float* scores,
-               Scratch& s, PlaidStages* stages) {
+int64_t finish(const PlaidView& view, const PlaidEffort& effort, bool is_ranked, int64_t* positions,
+               float* scores, Scratch& s, PlaidStages* stages) {
     Query& q = s.query;
     const int width = view.codec->width;
     int64_t started = stages ? now() : 0;
-    const Decoder decode(*view.codec, q);
     s.best.assign(q.columns, 0);
     s.best_shorts.resize(q.columns);
-    const float widest = std::min(effort.margin * q.one, 32767.0f);
-    const Shorts margin = Shorts{} + (int16_t)widest;
-    for (size_t at = 0; at < s.candidates.size(); ++at) {
-        if (at + DOCUMENTS_AHEAD < s.candidates.size())
-            prefetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
-        s.candidates[at].score = score_by_residuals(view, q, decode, margin, s.candidates[at].position, s);
-    }
+    score_candidates(view, effort, is_ranked, s);
     if (stages) {
         stages->nanoseconds[4] += now() - started;
         stages->scored += s.candidates.size();
@@ -849,14 +896,14 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
     gather(*view, q, mask, s);
     choose_candidates(effort->candidates, s);
     mark(3);
-    if ((int64_t)s.candidates.size() > effort->scored)
-        score_by_centroids(*view, q, effort->scored, s);
+    const bool is_ranked = (int64_t)s.candidates.size() > effort->scored;
+    if (is_ranked) score_by_centroids(*view, q, effort->scored, s);
     mark(4);
     if (stages) {
         for (int at = 0; at < 4; ++at) stages->nanoseconds[at] += times[at + 1] - times[at];
         stages->touched += s.touched.size();
     }
-    return finish(*view, *effort, positions, scores, s, stages);
+    return finish(*view, *effort, is_ranked, positions, scores, s, stages);
 }
 
 int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const PlaidEffort* effort,
@@ -867,7 +914,7 @@ int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const Pl
     score_centroids(*view->codec, s.query, MOST_IN_BLOCK, s);
     s.candidates.clear();
     for (int64_t at = 0; at < count; ++at) s.candidates.push_back({0, positions[at]});
-    return finish(*view, *effort, positions, scores, s, nullptr);
+    return finish(*view, *effort, false, positions, scores, s, nullptr);
 }
 
 }  // namespace

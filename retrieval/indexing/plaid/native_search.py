@@ -78,8 +78,13 @@ class _View(ctypes.Structure):
 
 class _Effort(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in Effort._fields[:-1]),
+        ("probes", ctypes.c_int32),
+        ("candidates", ctypes.c_int32),
+        ("scored", ctypes.c_int32),
+        ("rescored", ctypes.c_int32),
         ("margin", ctypes.c_float),
+        ("wanted", ctypes.c_int32),
+        ("patience", ctypes.c_float),
     )
 
 

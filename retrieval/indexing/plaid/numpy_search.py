@@ -26,6 +26,8 @@ DAMAGED = (
     "an index file names documents or centroids that are not there: it was damaged after it was "
     "written; `retrieval verify` says which, and the index has to be built again"
 )
+_STEP = 16
+"""Documents that are scored before it is asked whether more are worth it."""
 _CHUNK_DOCUMENTS = 16
 """Few enough that their residuals stay in the processor's cache until they are multiplied."""
 
@@ -44,6 +46,12 @@ class Effort(NamedTuple):
     margin: float = math.inf
     """How far a token's centroid may score below the document's best one for the token to be
     scored by its residual; the others can hardly be a query token's best match."""
+    wanted: int = 1
+    """Hits that are asked for."""
+    patience: float = math.inf
+    """Scoring by residuals stops at a document that would have to gain so many standard deviations
+    more than others have gained to come among the `wanted` best; at `scored` of them at the
+    latest."""
 
 
 class NumpySearcher:
@@ -75,9 +83,19 @@ class NumpySearcher:
         similarities_MK = query_MD @ self._codec.centroids.T
         found, gains = self.candidates(similarities_MK, effort.probes, mask)
         found = _best(found, gains, effort.candidates)
-        if len(found) > effort.scored:
-            found = _best(found, self.centroid_scores(similarities_MK, found), effort.scored)
-        return self._finish(query_MD, similarities_MK, found, effort)
+        # The same numbers, centroid after centroid, as the other stages go through them.
+        similarities_MK = np.ascontiguousarray(similarities_MK.T).T
+        if len(found) <= effort.scored:
+            scores = self.residual_scores(query_MD, similarities_MK, found, effort.margin)
+        else:
+            by_centroids = self.centroid_scores(similarities_MK, found)
+            order = np.argsort(-by_centroids, kind="stable")[: effort.scored]
+            found = found[order]
+            scores = self._score_while_hopeful(
+                query_MD, similarities_MK, found, by_centroids[order], effort
+            )
+            found = found[: len(scores)]
+        return self._finish(query_MD, found, scores, effort)
 
     def rank(
         self, query_MD: Floats, positions: Positions, effort: Effort
@@ -86,16 +104,41 @@ class NumpySearcher:
 
         All of them are scored, and the best `effort.rescored` exactly.
         """
-        return self._finish(query_MD, query_MD @ self._codec.centroids.T, positions, effort)
+        similarities_MK = query_MD @ self._codec.centroids.T
+        scores = self.residual_scores(query_MD, similarities_MK, positions, effort.margin)
+        return self._finish(query_MD, positions, scores, effort)
+
+    def _score_while_hopeful(
+        self,
+        query_MD: Floats,
+        similarities_MK: Floats,
+        ranked: Positions,
+        by_centroids: Floats,
+        effort: Effort,
+    ) -> Floats:
+        """Scores of the first of `ranked`, until the rest can hardly come among the best."""
+        if effort.patience == math.inf:
+            return self.residual_scores(query_MD, similarities_MK, ranked, effort.margin)
+        scores = np.empty(len(ranked), np.float32)
+        for done in range(0, len(ranked), _STEP):
+            if done >= max(2 * _STEP, effort.wanted):
+                gains = scores[:done] - by_centroids[:done]
+                highest = by_centroids[done] + gains.mean() + effort.patience * gains.std()
+                if highest < np.partition(scores[:done], -effort.wanted)[-effort.wanted]:
+                    return scores[:done]
+            part = slice(done, done + _STEP)
+            scores[part] = self.residual_scores(
+                query_MD, similarities_MK, ranked[part], effort.margin
+            )
+        return scores
 
     def _finish(
-        self, query_MD: Floats, similarities_MK: Floats, found: Positions, effort: Effort
+        self, query_MD: Floats, found: Positions, scores: Floats, effort: Effort
     ) -> tuple[Positions, Floats]:
-        scores = self.residual_scores(query_MD, similarities_MK, found, effort.margin)
         if effort.rescored and all(segment.tokens is not None for segment in self._segments):
             found = _best(found, scores, effort.rescored)
             scores = self.exact_scores(query_MD, found)
-        order = np.argsort(-scores, kind="stable")
+        order = np.lexsort((found, -scores))
         return found[order], scores[order]
 
     def candidates(

@@ -31,6 +31,7 @@ class Level(NamedTuple):
     scored: tuple[int, int]
     rescored: tuple[int, float]
     margin: float
+    patience: float
 
     def effort(self, k: int, spread: float) -> Effort:
         """What to do for `k` hits, where residuals' products have the spread `spread`."""
@@ -40,13 +41,15 @@ class Level(NamedTuple):
             max(self.scored[0], self.scored[1] * k),
             max(self.rescored[0], int(self.rescored[1] * k)),
             self.margin * spread,
+            k,
+            self.patience,
         )
 
 
 LEVELS: dict[Quality, Level] = {
-    "fast": Level(8, (1000, 10), (96, 2), (16, 1), 3.0),
-    "balanced": Level(16, (2000, 20), (128, 4), (32, 1.5), 4.0),
-    "best": Level(32, (8000, 40), (512, 8), (128, 2), 6.0),
+    "fast": Level(8, (1000, 10), (200, 3), (16, 1), 3.0, 2.0),
+    "balanced": Level(16, (2000, 20), (400, 5), (32, 1.5), 4.0, 2.5),
+    "best": Level(32, (8000, 40), (1000, 10), (128, 2), 6.0, 4.0),
 }
 
 
@@ -60,6 +63,8 @@ def efforts(k: int, spread: float) -> Iterator[Effort]:
             scored=round(max(48, 1.5 * k) * more),
             rescored=round(max(16, k) * more**0.5),
             margin=min(2.0 + 0.3 * step, 6.0) * spread,
+            wanted=k,
+            patience=1.0 + 0.25 * step,
         )
 
 
@@ -121,10 +126,15 @@ def calibrate(
 def _truth(searcher: Searcher, query: Floats, possible: Mask, last: Effort, k: int) -> Positions:
     if len(possible) <= EXHAUSTIVE:
         positions = np.flatnonzero(possible)
-        everything = last._replace(margin=np.inf, rescored=len(positions) if last.rescored else 0)
+        everything = last._replace(
+            margin=np.inf, patience=np.inf, rescored=len(positions) if last.rescored else 0
+        )
         return searcher.rank(query, positions, everything)[0][:k]
     deeper = last._replace(
-        candidates=4 * last.candidates, scored=4 * last.scored, rescored=4 * last.rescored
+        candidates=4 * last.candidates,
+        scored=4 * last.scored,
+        rescored=4 * last.rescored,
+        patience=np.inf,
     )
     return searcher.search(query, deeper, possible)[0][:k]
 

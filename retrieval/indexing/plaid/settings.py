@@ -23,7 +23,7 @@ class PlaidSettings:
             quarter of the sampled tokens.
         keep_tokens: keep the tokens in float16 beside their codes, for exact scores.
         quality: of a search: "fast", "balanced" or "best". `PlaidIndex.calibrate` finds the
-            settings for a recall. The six settings below say more than it where they are not
+            settings for a recall. The settings below say more than it where they are not
             "auto".
         probes: centroids that are looked at for each query token.
         candidates: documents that are ranked by their centroids alone.
@@ -32,6 +32,8 @@ class PlaidSettings:
             than k.
         margin: how far a token's centroid may score below the document's best one for the token's
             residual to be looked at, in standard deviations of residuals' products.
+        patience: scoring by residuals stops at a document that would have to gain so many standard
+            deviations more than others have gained to come among the k best.
         engine: what builds and searches; "auto" is the compiled library where there is one.
         threads: that share the queries of one search, and the building; "auto" is one for each
             processor core that this process may use.
@@ -49,6 +51,7 @@ class PlaidSettings:
     scored: Count = "auto"
     rescored: Count = "auto"
     margin: float | Literal["auto"] = "auto"
+    patience: float | Literal["auto"] = "auto"
     engine: Engine = "auto"
     threads: Count = "auto"
     sample_tokens: int = 1 << 19
@@ -68,8 +71,10 @@ class PlaidSettings:
         for name, expected in (("engine", get_args(Engine)), ("quality", get_args(Quality))):
             if getattr(self, name) not in expected:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected one of {expected}")
-        if self.margin != "auto" and (isinstance(self.margin, str) or not self.margin > 0):
-            raise ConfigError(f'margin is {self.margin!r}, expected above 0 or "auto"')
+        for name in ("margin", "patience"):
+            value = getattr(self, name)
+            if value != "auto" and (isinstance(value, str) or not value > 0):
+                raise ConfigError(f'{name} is {value!r}, expected above 0 or "auto"')
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
@@ -83,6 +88,8 @@ class PlaidSettings:
             scored=scored,
             rescored=max(_or(self.rescored, level.rescored), k) if self.keep_tokens else 0,
             margin=level.margin if self.margin == "auto" else float(self.margin) * spread,
+            wanted=k,
+            patience=level.patience if self.patience == "auto" else float(self.patience),
         )
 
     def with_effort(self, effort: Effort, spread: float) -> Self:
@@ -94,6 +101,7 @@ class PlaidSettings:
             scored=effort.scored,
             rescored=effort.rescored or "auto",
             margin=effort.margin / spread if spread else "auto",
+            patience=effort.patience,
         )
 
 

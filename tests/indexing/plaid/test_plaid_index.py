@@ -238,10 +238,10 @@ def test_longer_tokens_score_by_their_length(
 def test_settings_of_searching_can_be_changed(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, probes=1, candidates=20)
+    index = build(tmp_path / "plaid", documents, probes=1, candidates=20, scored=20)
     expected = exact_hits(tmp_path / "exact", documents, queries, 10)
     narrow = recall(index.search(queries, 10), expected)
-    index.settings = replace(index.settings, probes=64, candidates=200)
+    index.settings = replace(index.settings, probes=64, candidates=200, scored=200, quality="best")
     assert recall(index.search(queries, 10), expected) > narrow
 
 

@@ -91,6 +91,27 @@ def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes
     assert found >= 0.93 * wanted
 
 
+@pytest.mark.parametrize("patience", [0.5, 2.0])
+def test_patience_ends_where_it_ends_in_numpy(instruction_set: str, patience: float) -> None:
+    lengths = np.random.default_rng(4).integers(1, 40, 600).tolist()
+    world = make_world(64, 4, lengths, cuts=(150,), centroids=512)
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = NativeSearcher(world.codec, world.segments)
+    counts = []
+    for seed in range(20):
+        query = world.query(32, seed)
+        effort = Effort(16, 600, 500, 0, math.inf, 10, patience)
+        expected, _ = slow.search(query, effort, None)
+        positions, _ = fast.search(query, effort, None)
+        counts.append((len(expected), len(positions)))
+        assert len(set(expected[:10].tolist()) & set(positions[:10].tolist())) >= 9
+    scored = np.array(counts)
+    assert (scored < 500).any()
+    # Both ask after every sixteen documents; rounding moves a few ends by as many.
+    assert np.mean(scored[:, 0] == scored[:, 1]) >= 0.6
+    assert abs(scored[:, 0].mean() - scored[:, 1].mean()) <= 16
+
+
 def test_a_mask_is_kept(instruction_set: str) -> None:
     lengths = np.random.default_rng(2).integers(1, 40, 300).tolist()
     world = make_world(64, 4, lengths, cuts=(100,))

@@ -133,3 +133,18 @@ def test_a_search_ranks_the_best_of_each_stage(compressed: Compressed) -> None:
     by_centroids = set(np.argsort(-best)[:20].tolist())
     assert len(found) == 10
     assert set(found.tolist()) <= by_centroids
+
+
+def test_patience_ends_when_the_rest_can_hardly_come_among_the_best(compressed: Compressed) -> None:
+    # Without residuals to speak of nothing is gained, so that little patience loses nothing.
+    effort = Effort(probes=64, candidates=120, scored=119, rescored=0, wanted=5)
+    whole, scores = compressed.searcher.search(compressed.query, effort, None)
+    assert len(whole) == 119
+    found, some = compressed.searcher.search(compressed.query, effort._replace(patience=1e5), None)
+    assert (found.tolist(), some.tolist()) == (whole.tolist(), scores.tolist())
+    hasty, _ = compressed.searcher.search(compressed.query, effort._replace(patience=0.01), None)
+    assert 32 <= len(hasty) < 119
+    calm, best = compressed.searcher.search(compressed.query, effort._replace(patience=4), None)
+    assert len(calm) >= len(hasty)
+    assert calm[:5].tolist() == whole[:5].tolist()
+    assert best[:5] == pytest.approx(scores[:5], abs=1e-6)
