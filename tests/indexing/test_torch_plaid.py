@@ -116,6 +116,17 @@ def test_estimates_of_candidates_are_those_of_numpy() -> None:
         assert estimates[found] == pytest.approx(scores, abs=1e-5)
 
 
+def test_a_long_query_beside_it_makes_a_short_one_meet_no_more_documents(device: str) -> None:
+    world = make_world(64, 4, lengths_of(300, 7), cuts=(100,), centroids=256)
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = TorchSearcher(world.codec, world.segments, device)
+    effort = Effort(2, 300, 300, 0)
+    queries = queries_of(world, (1, 40, 2))
+    for query, found in zip(queries, fast.search_many(queries, effort, None)):
+        assert_same(found, slow.search(query, effort, None))
+        assert len(found[0]) < 150 or len(query) == 40
+
+
 def test_a_batch_changes_no_answer(device: str) -> None:
     world = make_world(48, 2, lengths_of(200, 1), cuts=(70,))
     fast = TorchSearcher(world.codec, world.segments, device)

@@ -49,8 +49,9 @@ class _Rows(NamedTuple):
 class TorchSearcher:
     """Searches segments that share a codec; positions count through all of them.
 
-    All arrays are copied to the device once. Products are of float32. The host waits for the device
-    once at each stage, to learn how many rows there are, whatever the number of queries.
+    All arrays are copied to the device once. Products are of float32, or of TF32 where torch was
+    told so. The host waits for the device once at each stage, to learn how many rows there are,
+    whatever the number of queries.
     """
 
     def __init__(
