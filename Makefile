@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-fast test-pylate check format clean
+.PHONY: setup demo test test-fast test-pylate test-sanitized check format clean
 
 setup: $(READY)
 
@@ -53,6 +53,27 @@ test-pylate: $(READY) $(PYLATE_READY)
 	$(BIN)/python -m pytest tests/encoders/test_checkpoints.py --pylate-reference $(PYLATE_REFERENCE)
 	$(BIN)/python -m tests.with_pylate.make_exports $(PYLATE_EXPORTS)
 	$(PYLATE)/bin/python -m pytest tests/with_pylate
+
+# What runs compiled code, with a library that ends the process where it goes wrong. The package is
+# copied, so that the one that is installed keeps its own library; Python is not made for the search
+# for leaks.
+SANITIZED := build/sanitized
+SANITIZED_TESTS := tests/indexing/plaid/test_plaid_native.py tests/indexing/plaid/test_plaid_damage.py \
+	tests/backbone/test_kernels.py tests/backbone/test_attention_tiles.py tests/backbone/test_int8.py
+SANITIZER_LIBRARIES = $(foreach name,asan ubsan stdc++,$(shell g++ -print-file-name=lib$(name).so))
+
+$(SANITIZED)/retrieval/_kernels.so: $(READY) setup.py $(wildcard native/*)
+	rm -f $@
+	$(BIN)/python setup.py --quiet build_py --build-lib $(SANITIZED) \
+		build_ext --sanitize --build-lib $(SANITIZED) --build-temp build/sanitized-objects
+	test -f $@
+
+test-sanitized: $(SANITIZED)/retrieval/_kernels.so
+	$(BIN)/python setup.py --quiet build_py --build-lib $(SANITIZED)
+	rm -rf $(SANITIZED)/tests && cp -r tests pyproject.toml $(SANITIZED)
+	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZER_LIBRARIES)" PYTHONMALLOC=malloc OMP_NUM_THREADS=1 \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(abspath $(BIN))/python -m pytest --capture=sys $(SANITIZED_TESTS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -29,6 +30,17 @@ FLAGS = [
 LINK_FLAGS = ["-static-libstdc++", "-static-libgcc"]
 if platform.system() == "Linux":
     LINK_FLAGS.append("-Wl,--exclude-libs,ALL")  # keep the C++ runtime's names to ourselves
+# For `build_ext --sanitize`: errors in the use of memory and of the language end the process.
+SANITIZER_FLAGS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-fno-wrapv",
+    "-O1",
+    "-g",
+    "-D_GLIBCXX_ASSERTIONS",
+    "-D_GLIBCXX_SANITIZE_VECTOR",
+]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 # Compiled for each instruction set.
 KERNEL_SOURCES = [
@@ -55,6 +67,17 @@ if platform.machine() in ("x86_64", "AMD64"):
 class BuildLibrary(build_ext):
     """Compiles the kernels once for each instruction set and links them into one library."""
 
+    user_options: ClassVar = [
+        *build_ext.user_options,
+        ("sanitize", None, "with AddressSanitizer and UndefinedBehaviorSanitizer"),
+    ]
+    boolean_options: ClassVar = [*build_ext.boolean_options, "sanitize"]
+
+    def initialize_options(self) -> None:
+        """As without options of our own."""
+        super().initialize_options()
+        self.sanitize = False
+
     def get_ext_filename(self, fullname: str) -> str:
         """Leave Python's version out of the name: the library has no Python interface."""
         return f"{fullname.replace('.', '/')}.so"
@@ -62,6 +85,7 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Compile and link."""
         folder = Path(self.build_temp)
+        self._flags = [*FLAGS, *SANITIZER_FLAGS] if self.sanitize else FLAGS
         objects: list[str] = []
         macros = []
         for name, flags in EMULATED_TILES.items():
@@ -78,7 +102,7 @@ class BuildLibrary(build_ext):
             ["native/interface.cpp", "native/amx.cpp"],
             output_dir=str(folder),
             macros=macros,
-            extra_postargs=FLAGS,
+            extra_postargs=self._flags,
         )
         for name, flags in INSTRUCTION_SETS.items():
             objects += self.compiler.compile(
@@ -90,12 +114,13 @@ class BuildLibrary(build_ext):
                     ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
                     ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
                 ],
-                extra_postargs=[*FLAGS, *flags],
+                extra_postargs=[*self._flags, *flags],
             )
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
-            extra_postargs=LINK_FLAGS,
+            # Sanitizers come with libraries of their own, beside a C++ runtime that is shared.
+            extra_postargs=SANITIZER_FLAGS if self.sanitize else LINK_FLAGS,
             target_lang="c++",
         )
 
@@ -104,7 +129,7 @@ class BuildLibrary(build_ext):
             ["native/attention_tiles.cpp"],
             output_dir=str(Path(self.build_temp) / name),
             macros=[("ATTENTION", name)],
-            extra_postargs=[*FLAGS, *flags],
+            extra_postargs=[*self._flags, *flags],
         )
         return objects
 

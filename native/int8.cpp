@@ -38,7 +38,8 @@ inline void quantize_row(const float* row, int width, uint8_t* out, float* scale
     const float inverse = range > 0 ? 255.0f / range : 0.0f;
     const float offset = std::nearbyint(-bottom * inverse);
     *scale = range / 255.0f;
-    *zero = (int32_t)offset;
+    // Neither NaN nor infinity has an integer; the scale makes the results what they have to be.
+    *zero = offset >= 0 && offset <= 255 ? (int32_t)offset : 0;
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
     const float magic = 12582912.0f;
     const Floats most = broadcast(255.0f);

@@ -91,7 +91,7 @@ struct Scratch {
     std::vector<std::vector<Probe>> probes;
     std::vector<Gain> gains;
     uint32_t stamp = 0;
-    std::vector<int64_t> touched;
+    std::vector<int64_t> hits, touched;
     std::vector<Scored> candidates;
     std::vector<float> ranked;
     std::vector<int32_t> bins;
@@ -368,7 +368,8 @@ __attribute__((noinline)) void gather(const PlaidView& view, const Query& q, con
         s.stamp = 0;
     }
     const uint32_t before = s.stamp;
-    s.touched.resize(view.documents + 1);  // one behind the last is written too
+    // One behind the last is written too; never made smaller, since what comes back is filled.
+    if ((int64_t)s.hits.size() <= view.documents) s.hits.resize(view.documents + 1);
     int64_t touched = 0;
     for (int token = 0; token < q.tokens; ++token) {
         const std::vector<Probe>& probes = s.probes[token];
@@ -388,7 +389,7 @@ __attribute__((noinline)) void gather(const PlaidView& view, const Query& q, con
                 const int32_t* end = segment.list_documents + run.end;
                 const uint32_t documents = (uint32_t)segment.documents;
                 Gain* gains = s.gains.data() + segment.first_position;
-                int64_t* to = s.touched.data();
+                int64_t* to = s.hits.data();
                 for (; each != end; ++each) {
                     const uint32_t number = (uint32_t)*each;
                     if (__builtin_expect(number >= documents, 0)) {
@@ -409,10 +410,10 @@ __attribute__((noinline)) void gather(const PlaidView& view, const Query& q, con
     }
     if (mask) {
         const auto is_out = [&](int64_t position) { return !mask[position]; };
-        touched = std::remove_if(s.touched.begin(), s.touched.begin() + touched, is_out) -
-                  s.touched.begin();
+        touched = std::remove_if(s.hits.begin(), s.hits.begin() + touched, is_out) -
+                  s.hits.begin();
     }
-    s.touched.resize(touched);
+    s.touched.assign(s.hits.begin(), s.hits.begin() + touched);
 }
 
 // The touched documents with the highest gains: `wanted`, and what is as good as the last of them

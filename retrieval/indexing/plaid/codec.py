@@ -5,6 +5,7 @@ Legend: T tokens, K centroids, D width, P bytes of a token's residual.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -20,6 +21,12 @@ _BINS = 4096
 _LLOYD_ROUNDS = 20
 _FITTED_VALUES = 1 << 20
 _CHUNK = 1 << 14
+_HEADROOM = 1.5
+"""Residuals at 8 bits may be so many times as large as those that were learned from."""
+_FARTHEST = 1.25
+"""Length of the residual of a token that no centroid is near, from a cosine of 0.2."""
+_SIGMAS = 5
+"""The largest of its components, in root mean squares."""
 
 
 def code_type(centroids: int) -> type[np.uint16] | type[np.int32]:
@@ -46,7 +53,8 @@ class ResidualCodec:
     residuals' density, which is where many values are best put, and are moved by Lloyd's algorithm.
     At 4 bits 1.2 % of the residuals' energy is lost, of equally filled buckets 3.9 % (SciFact,
     MiniLM's token states). At 8 bits they are evenly spaced, which loses next to nothing and lets
-    a token's bytes be multiplied as they are.
+    a token's bytes be multiplied as they are; they reach as far as a residual of any token, since
+    those to come may be nothing like those that were learned from.
 
     Attributes:
         centroids: (K, D) float32 that float16 holds exactly, which is how they are saved.
@@ -79,7 +87,9 @@ class ResidualCodec:
         spread = float(np.sqrt(np.mean(np.square(residuals, dtype=np.float64))))
         if bits == 8:
             # 255 values, zero in the middle, and one that only rounding can reach.
-            step = max(float(np.abs(residuals).max()), 1e-6) / 127
+            seen = float(np.abs(residuals).max())
+            farthest = _SIGMAS * _FARTHEST / math.sqrt(tokens.shape[1])
+            step = min(2.0, max(_HEADROOM * seen, farthest)) / 127
             values = (np.arange(256, dtype=np.float32) - 128) * np.float32(step)
         else:
             values = _fit_values(residuals, 1 << bits)

@@ -52,6 +52,12 @@ def read_codec(path: Path) -> tuple[ResidualCodec, float]:
     is_shaped = centroids.ndim == 2 and len(centroids) > 0 and values.shape in _VALUES
     if not is_shaped or spread.shape != (1,) or energy.shape != (1,):
         raise IndexFilesError(f"{path}: not a codec: rebuild the index")
+    # Of vectors of unit length and their differences; NaN is not small either.
+    is_small = all(np.abs(each).max() <= 4 for each in (centroids, values, spread, energy))
+    steps = np.diff(values)
+    is_even = values.size < 256 or (values[-1] > 0 and np.ptp(steps) <= 1e-3 * steps[0])
+    if not is_small or (steps < 0).any() or not is_even:
+        raise IndexFilesError(f"{path}: numbers that no codec has: rebuild the index")
     codec = ResidualCodec(
         centroids=centroids.astype(np.float32), values=np.array(values), spread=float(spread[0])
     )

@@ -240,10 +240,10 @@ def _contiguous(segment: Segment) -> Segment:
 def _list_of(segment: Segment, centroids: int) -> NDArray[np.int32]:
     """(K,) the number of each centroid's list, -1 where there is none."""
     known = segment.lists.centroids
-    if len(known) and (known.min() < 0 or known.max() >= centroids):
+    if len(known) and not 0 <= known.min() <= known.max() < centroids:
         raise IndexFilesError(DAMAGED)
     numbers = np.full(centroids, -1, np.int32)
-    numbers[segment.lists.centroids] = np.arange(len(segment.lists.centroids), dtype=np.int32)
+    numbers[known] = np.arange(len(known), dtype=np.int32)
     return numbers
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import IndexFilesError
 from retrieval.indexing.plaid.codec import Floats, ResidualCodec
 from retrieval.indexing.plaid.segment import Segment
 from retrieval.indexing.ragged import rows_of
@@ -163,7 +164,10 @@ class NumpySearcher:
             for base, segment in zip(self._bases, self._segments):
                 starts, ends = segment.lists.places(ascending)
                 entries, _ = rows_of(starts, ends)
-                found = segment.lists.documents[entries] + base
+                numbers = segment.lists.documents[entries]
+                if len(numbers) and not 0 <= numbers.min() <= numbers.max() < segment.documents:
+                    raise IndexFilesError(DAMAGED)
+                found = numbers + base
                 scores = np.repeat(similarities_K[ascending], ends - starts)
                 if mask is not None:
                     keep = mask[found]
@@ -183,7 +187,7 @@ class NumpySearcher:
         similarities_KM = np.ascontiguousarray(similarities_MK.T)
 
         def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
-            return np.take(similarities_KM, segment.codes[rows], axis=0)
+            return _of_codes(similarities_KM, segment.codes[rows])
 
         return self._maxsim(positions, products)
 
@@ -200,7 +204,7 @@ class NumpySearcher:
 
         def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             packed = np.take(segment.residuals, rows, axis=0)
-            by_centroid = np.take(similarities_KM, segment.codes[rows], axis=0)
+            by_centroid = _of_codes(similarities_KM, segment.codes[rows])
             found: Floats = self._codec.residuals(packed) @ query_MD.T
             found += by_centroid
             found *= segment.scales[rows][:, None].astype(np.float32)
@@ -247,6 +251,13 @@ class NumpySearcher:
             where = np.flatnonzero(owners == number)
             if len(where):
                 yield segment, where, positions[where] - self._bases[number]
+
+
+def _of_codes(similarities_KM: Floats, codes: NDArray[np.integer]) -> Floats:
+    try:
+        return np.take(similarities_KM, codes, axis=0)
+    except IndexError as error:
+        raise IndexFilesError(DAMAGED) from error
 
 
 def _best(positions: Positions, scores: Floats, count: int) -> Positions:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import native
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, IndexFilesError
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, Nearest
 from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, Mask, NumpySearcher, Positions
-from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.plaid.segment import Segment, bounds_problem
 from retrieval.indexing.ranking import Ranking
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,17 @@ def engine_name(engine: Engine, width: int) -> str:
 def make_searcher(
     codec: ResidualCodec, segments: Sequence[Segment], engine: Engine = "auto"
 ) -> Searcher:
-    """What searches these segments; errors as in `engine_name`."""
+    """What searches these segments; errors as in `engine_name`.
+
+    Raises:
+        IndexFilesError: offsets or lists that lead out of their arrays.
+    """
+    for segment in segments:
+        if problem := bounds_problem(segment, len(codec.centroids)):
+            raise IndexFilesError(
+                f"a segment has {problem}: it was damaged after it was written; `retrieval verify` "
+                "says which one, and the index has to be built again"
+            )
     if engine_name(engine, codec.width) == "native":
         return NativeSearcher(codec, segments)
     return NumpySearcher(codec, segments)

@@ -87,6 +87,25 @@ class Segment(NamedTuple):
         return cls(offsets, codes, residuals, scales, lists, arrays.get("tokens"))
 
 
+def bounds_problem(segment: Segment, centroids: int) -> str | None:
+    """What is wrong with a segment's offsets or lists' centroids; None where nothing is.
+
+    They are read in full, but nothing else is: 8 bytes of a document and 12 of a list.
+    """
+    for offsets, count in (
+        (segment.offsets, len(segment.codes)),
+        (segment.lists.starts, len(segment.lists.documents)),
+    ):
+        if offsets[0] != 0 or offsets[-1] != count or (offsets[1:] < offsets[:-1]).any():
+            return "offsets that do not ascend from 0"
+    known = segment.lists.centroids
+    if (known[1:] <= known[:-1]).any():
+        return "centroids of lists out of order"
+    if len(known) and not 0 <= known[0] <= known[-1] < centroids:
+        return f"list_centroids outside 0 to {centroids - 1}"
+    return None
+
+
 def make_segment(
     lengths: Sequence[int], encoded: EncodedTokens, tokens: NDArray[np.floating] | None = None
 ) -> Segment:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.files import ArrayStream, give_pages_back, map_arrays, save_arrays
 from retrieval.indexing.plaid.codec import ResidualCodec
-from retrieval.indexing.plaid.segment import InvertedLists, Segment, merged_lists
+from retrieval.indexing.plaid.segment import InvertedLists, Segment, bounds_problem, merged_lists
 from retrieval.indexing.ragged import RaggedRows
 from retrieval.indexing.saved_rows import expect, row_streams
 
@@ -96,20 +96,11 @@ def check_segment(path: Path, segment: Segment, centroids: int) -> None:
     Raises:
         IndexFilesError: offsets that descend, or a number out of its range.
     """
-    lists = segment.lists
-    starts_at_zero = segment.offsets[0] == 0 == lists.starts[0]
-    if (
-        not starts_at_zero
-        or (np.diff(segment.offsets) < 0).any()
-        or (np.diff(lists.starts) < 0).any()
-    ):
-        raise IndexFilesError(f"{path}: offsets that do not ascend from 0: rebuild the index")
-    if (np.diff(lists.centroids) <= 0).any():
-        raise IndexFilesError(f"{path}: centroids of lists out of order: rebuild the index")
+    if problem := bounds_problem(segment, centroids):
+        raise IndexFilesError(f"{path}: {problem}: rebuild the index")
     numbers: tuple[tuple[str, NDArray[np.integer], int], ...] = (
         ("codes", segment.codes, centroids),
-        ("list_centroids", lists.centroids, centroids),
-        ("list_documents", lists.documents, segment.documents),
+        ("list_documents", segment.lists.documents, segment.documents),
     )
     for name, values, end in numbers:
         if len(values) and (values.min() < 0 or values.max() >= end):
