@@ -97,13 +97,11 @@ enum { TOKENS_FLOAT32, TOKENS_FLOAT16, TOKENS_BFLOAT16 };
 
 // Tokens rounded to 128 plus a signed byte, as in retrieval/indexing/rounded_tokens.py.
 struct RoundedRuns {
-    TokenRuns runs;       // of bytes
-    const float* bounds;  // (rows, ROUNDED_BOUNDS)
+    TokenRuns runs;        // of bytes
+    const float* scales;   // (rows,) of the bytes
+    const float* errors;   // (rows,) at least the length of what rounding took away
+    const float* sizes;    // (rows,) at least the length of what is left
 };
-
-// Of each row: the scale of its bytes, at least the length of its rounding error, and at least
-// the length of the row as rounded.
-constexpr int ROUNDED_BOUNDS = 3;
 
 struct MaxSimKernels {
     // Writes MaxSim with each document; -inf for one without tokens. With tokens in bfloat16 the

@@ -11,7 +11,7 @@ namespace {
 
 // What a thread keeps between calls.
 struct Scratch {
-    std::vector<float> panel, rows, best, factors;
+    std::vector<float> panel, rows, best, factors, few_scales;
     std::vector<int8_t> byte_panel;
     std::vector<int32_t> bias;
     std::vector<uint8_t> byte_rows;
@@ -69,7 +69,9 @@ template <int ROWS, int VECTORS>
 inline void raise_pairs(const uint16_t* const* rows, int width, const uint16_t* panel, int columns,
                         float* best) {
     Floats sums[ROWS][VECTORS] = {};
-    for (int d = 0; d < width; d += 2, panel += 2 * columns) {
+    const char* ahead = (const char*)rows[0] + BYTES_AHEAD;
+    for (int d = 0; d < width; d += 2, panel += 2 * columns, ahead += 4 * ROWS) {
+        __builtin_prefetch(ahead);
         Ints right[VECTORS];
         for (int v = 0; v < VECTORS; ++v) right[v] = load_ints(panel + 2 * v * LANES);
         for (int r = 0; r < ROWS; ++r) {
@@ -162,18 +164,27 @@ ByteQuery to_bytes(const float* query, int tokens, int width, Scratch& s) {
 }
 
 template <int ROWS, int VECTORS>
-inline void raise_bytes(const uint8_t* rows, const float* bounds, int width, const int8_t* panel,
+inline void raise_bytes(const uint8_t* rows, const float* scales, int width, const int8_t* panel,
                         const int32_t* bias, int columns, float* best) {
     Ints sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) sums[r][v] = load_ints(bias + v * LANES);
-    multiply_bytes(rows, width, panel, columns, width, sums);
+    multiply_bytes(rows, width, panel, columns, width, sums, rows + BYTES_AHEAD);
     for (int v = 0; v < VECTORS; ++v) {
         Floats most = load(best + v * LANES);
         for (int r = 0; r < ROWS; ++r)
-            most = larger(most, to_floats(sums[r][v]) * bounds[r * ROUNDED_BOUNDS]);
+            most = larger(most, to_floats(sums[r][v]) * scales[r]);
         store(best + v * LANES, most);
     }
+}
+
+float largest_of(const float* values, int64_t count) {
+    Floats most = broadcast(0);
+    int64_t at = 0;
+    for (; at + LANES <= count; at += LANES) most = larger(most, load(values + at));
+    float out = maximum(most);
+    for (; at < count; ++at) out = std::max(out, values[at]);
+    return out;
 }
 
 // The products of rounded tokens q' and d' are exact integers, and by Cauchy-Schwarz
@@ -189,7 +200,7 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
     const double rounding = (width + 2.0 * tokens + 16) * 0x1p-24 * (q.lengths + q.errors);
     s.best.resize(q.columns);
     s.byte_rows.resize((size_t)ROWS_AT_ONCE * width);
-    std::vector<float> few_bounds((size_t)ROWS_AT_ONCE * ROUNDED_BOUNDS);
+    s.few_scales.resize(ROWS_AT_ONCE);
     float* best = s.best.data();
     for (int64_t document = 0; document < runs.count; ++document) {
         const int64_t start = runs.starts[document], length = runs.ends[document] - start;
@@ -197,23 +208,20 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
             bounds[document] = -std::numeric_limits<float>::infinity();
             continue;
         }
+        const float error = largest_of(rounded->errors + start, length);
+        const float size = largest_of(rounded->sizes + start, length);
         const uint8_t* rows = (const uint8_t*)runs.tokens + start * width;
-        const float* of_rows = rounded->bounds + start * ROUNDED_BOUNDS;
-        float error = 0, size = 0;
-        for (int64_t row = 0; row < length; ++row) {
-            error = std::max(error, of_rows[row * ROUNDED_BOUNDS + 1]);
-            size = std::max(size, of_rows[row * ROUNDED_BOUNDS + 2]);
-        }
-        std::fill(best, best + q.columns, LOWEST);
+        const float* scales = rounded->scales + start;
         int64_t count = length;
         if (count < ROWS_AT_ONCE) {
             for (int r = 0; r < ROWS_AT_ONCE; ++r) {
                 const int64_t row = std::min<int64_t>(r, length - 1);
                 std::memcpy(s.byte_rows.data() + (size_t)r * width, rows + row * width, width);
-                few_bounds[r * ROUNDED_BOUNDS] = of_rows[row * ROUNDED_BOUNDS];
+                s.few_scales[r] = scales[row];
             }
-            rows = s.byte_rows.data(), of_rows = few_bounds.data(), count = ROWS_AT_ONCE;
+            rows = s.byte_rows.data(), scales = s.few_scales.data(), count = ROWS_AT_ONCE;
         }
+        std::fill(best, best + q.columns, LOWEST);
         constexpr int HALF = (ROWS_AT_ONCE + 1) / 2;
         for (int64_t first = 0; first < count; first += ROWS_AT_ONCE) {
             // The last rows are met again where no whole block is left: that changes no maximum.
@@ -223,9 +231,8 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
                 constexpr int VECTORS = decltype(vectors)::value;
                 const auto raise = is_half ? raise_bytes<HALF, VECTORS>
                                            : raise_bytes<ROWS_AT_ONCE, VECTORS>;
-                raise(rows + row * width, of_rows + row * ROUNDED_BOUNDS, width,
-                      s.byte_panel.data() + 4 * column, s.bias.data() + column, q.columns,
-                      best + column);
+                raise(rows + row * width, scales + row, width, s.byte_panel.data() + 4 * column,
+                      s.bias.data() + column, q.columns, best + column);
             });
         }
         double total = q.lengths * error + q.errors * size + rounding * ((double)size + error);

@@ -30,11 +30,16 @@ template <class F> inline void each_group(int columns, F f) {
     if (at < columns) f(at, std::integral_constant<int, COLUMN_GROUP / LANES>());
 }
 
+// How far ahead of the products rows are fetched: the processor's own guesses come too late, and
+// many lines at once would wait for each other.
+constexpr size_t BYTES_AHEAD = 8192;
+
 template <int ROWS, int VECTORS>
-inline void raise_group(const float* rows, int width, const float* panel, int columns,
-                        float* best) {
+inline void raise_group(const float* rows, int width, const float* panel, int columns, float* best,
+                        const char* ahead, size_t ahead_step) {
     Floats sums[ROWS][VECTORS] = {};
-    for (int d = 0; d < width; ++d, panel += columns) {
+    for (int d = 0; d < width; ++d, panel += columns, ahead += ahead_step) {
+        __builtin_prefetch(ahead);
         Floats right[VECTORS];
         for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);
         for (int r = 0; r < ROWS; ++r)
@@ -56,6 +61,7 @@ inline void raise_to_products(const Number* tokens, int64_t count, int width, co
     for (int64_t first = 0; first < count; first += ROWS_AT_ONCE) {
         // The last token fills up what is left of a block of rows, or of half of one.
         const bool is_half = count - first <= HALF;
+        const char* ahead = (const char*)(tokens + first * width) + BYTES_AHEAD;
         for (int r = 0; r < (is_half ? HALF : ROWS_AT_ONCE); ++r) {
             const Number* from = tokens + std::min(first + r, count - 1) * width;
             int d = 0;
@@ -64,11 +70,10 @@ inline void raise_to_products(const Number* tokens, int64_t count, int width, co
         }
         each_group(columns, [&](int column, auto vectors) {
             constexpr int VECTORS = decltype(vectors)::value;
-            if (is_half)
-                raise_group<HALF, VECTORS>(buffer, width, panel + column, columns, best + column);
-            else
-                raise_group<ROWS_AT_ONCE, VECTORS>(buffer, width, panel + column, columns,
-                                                   best + column);
+            const auto raise = is_half ? raise_group<HALF, VECTORS>
+                                       : raise_group<ROWS_AT_ONCE, VECTORS>;
+            raise(buffer, width, panel + column, columns, best + column, ahead,
+                  ROWS_AT_ONCE * sizeof(Number));
         });
     }
 }
