@@ -49,13 +49,10 @@ inline Ints load_ints(const void* from) {
 }
 
 // sums[r][v] += row r times the columns of `panel` from its first on, VECTORS * LANES of them.
-// ahead: what will be multiplied later and is fetched on the way, or null.
 template <int ROWS, int VECTORS>
 inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
-                           size_t columns, int depth, Ints (&sums)[ROWS][VECTORS],
-                           const uint8_t* ahead = nullptr) {
+                           size_t columns, int depth, Ints (&sums)[ROWS][VECTORS]) {
     for (int d = 0; d < depth; d += 4) {
-        if (ahead) __builtin_prefetch(ahead + d * ROWS);
         Ints right[VECTORS];
         for (int v = 0; v < VECTORS; ++v) right[v] = load_ints(panel + 4 * LANES * v);
         for (int r = 0; r < ROWS; ++r) {

@@ -169,7 +169,7 @@ inline void raise_bytes(const uint8_t* rows, const float* scales, int width, con
     Ints sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) sums[r][v] = load_ints(bias + v * LANES);
-    multiply_bytes(rows, width, panel, columns, width, sums, rows + BYTES_AHEAD);
+    multiply_bytes(rows, width, panel, columns, width, sums);
     for (int v = 0; v < VECTORS; ++v) {
         Floats most = load(best + v * LANES);
         for (int r = 0; r < ROWS; ++r)
@@ -227,6 +227,8 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
             // The last rows are met again where no whole block is left: that changes no maximum.
             const bool is_half = count - first <= HALF;
             const int64_t row = std::min(first, count - (is_half ? HALF : ROWS_AT_ONCE));
+            const uint8_t* ahead = rows + (row + 2 * ROWS_AT_ONCE) * width;
+            for (int at = 0; at < ROWS_AT_ONCE * width; at += 64) __builtin_prefetch(ahead + at);
             each_group(q.columns, [&](int column, auto vectors) {
                 constexpr int VECTORS = decltype(vectors)::value;
                 const auto raise = is_half ? raise_bytes<HALF, VECTORS>
