@@ -44,6 +44,7 @@ SANITIZER_FLAGS = [
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 # Compiled for each instruction set.
 KERNEL_SOURCES = [
+    "native/maxsim.cpp",
     "native/modernbert.cpp",
     "native/int8.cpp",
     "native/plaid.cpp",
@@ -113,6 +114,7 @@ class BuildLibrary(build_ext):
                     ("INT8_KERNELS", f"{name}_int8_kernels"),
                     ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
                     ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
+                    ("MAXSIM_KERNELS", f"{name}_maxsim"),
                 ],
                 extra_postargs=[*self._flags, *flags],
             )

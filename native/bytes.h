@@ -114,10 +114,14 @@ inline Floats to_floats(Ints value) { return __builtin_convertvector(value, Floa
 inline Floats load_float16(const uint16_t* from) {
     Halves bits;
     std::memcpy(&bits, from, sizeof bits);
+#if LANES == 16
+    return (Floats)_mm512_maskz_cvtph_ps(ALL, (__m256i)bits);
+#else
     const Words wide = __builtin_convertvector(bits, Words);
     // The exponent's bias is 112 smaller; the product does right by subnormal numbers too.
     const Floats size = (Floats)((wide & 0x7fffu) << 13) * 0x1p112f;
     return (Floats)((Words)size | ((wide & 0x8000u) << 16));
+#endif
 }
 
 inline float widen_float16(uint16_t bits) {

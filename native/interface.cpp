@@ -12,12 +12,14 @@ extern const ModernBertKernels portable_kernels;
 extern const Int8Kernels portable_int8_kernels;
 extern const LateInteractionKernels portable_late_interaction;
 extern const PlaidBuildKernels portable_plaid_build;
+extern const MaxSimKernels portable_maxsim;
 #if defined(__x86_64__)
 extern const ModernBertKernels avx2_kernels, avx512_kernels, avx512_bf16_kernels;
 extern const Int8Kernels avx2_int8_kernels, avx512_int8_kernels, avx512_bf16_int8_kernels;
 extern const LateInteractionKernels avx2_late_interaction, avx512_late_interaction,
     avx512_bf16_late_interaction;
 extern const PlaidBuildKernels avx2_plaid_build, avx512_plaid_build, avx512_bf16_plaid_build;
+extern const MaxSimKernels avx2_maxsim, avx512_maxsim, avx512_bf16_maxsim;
 AttentionFunction emulated_tile_attention;
 #if defined(HAS_AMX)
 AttentionFunction amx_attention;
@@ -34,6 +36,7 @@ struct InstructionSet {
     const Int8Kernels* int8_kernels;
     const LateInteractionKernels* late_interaction;
     const PlaidBuildKernels* plaid_build;
+    const MaxSimKernels* maxsim;
     // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
     AttentionFunction* tile_attention = nullptr;
     bool is_only_on_request = false;
@@ -60,26 +63,30 @@ bool computes_on_amx() {
 const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
-     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, &avx512_bf16_plaid_build, amx_attention},
+     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
+     &avx512_bf16_maxsim, amx_attention},
 #endif
 #if defined(__x86_64__)
     {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build},
+     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build, &avx512_bf16_maxsim},
     {"avx512",
      [] { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); },
-     &avx512_kernels, &avx512_int8_kernels, &avx512_late_interaction, &avx512_plaid_build},
+     &avx512_kernels, &avx512_int8_kernels, &avx512_late_interaction, &avx512_plaid_build,
+     &avx512_maxsim},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     &avx2_kernels, &avx2_int8_kernels, &avx2_late_interaction, &avx2_plaid_build},
+     &avx2_kernels, &avx2_int8_kernels, &avx2_late_interaction, &avx2_plaid_build, &avx2_maxsim},
 #endif
     {"portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     &portable_late_interaction, &portable_plaid_build},
+     &portable_late_interaction, &portable_plaid_build, &portable_maxsim},
 // For tests of what computes on tiles.
 #if defined(__x86_64__)
     {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build, emulated_tile_attention, true},
+     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
+     &avx512_bf16_maxsim, emulated_tile_attention, true},
 #endif
     {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     &portable_late_interaction, &portable_plaid_build, portable_emulated_tile_attention, true},
+     &portable_late_interaction, &portable_plaid_build, &portable_maxsim,
+     portable_emulated_tile_attention, true},
 };
 
 const InstructionSet* best() {
@@ -98,7 +105,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 5; }
+int retrieval_abi_version() { return 6; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -226,5 +233,14 @@ void retrieval_encode_residuals(const ResidualRounding* rounding, const float* t
                                 const int32_t* codes, int64_t count, uint8_t* residuals,
                                 uint16_t* scales) {
     current->plaid_build->encode(rounding, tokens, codes, count, residuals, scales);
+}
+
+void retrieval_maxsim(const TokenRuns* runs, const float* query, int32_t tokens, float* scores) {
+    current->maxsim->score(runs, query, tokens, scores);
+}
+
+void retrieval_maxsim_bounds(const RoundedRuns* rounded, const float* query, int32_t tokens,
+                             float* bounds) {
+    current->maxsim->bound(rounded, query, tokens, bounds);
 }
 }

@@ -90,3 +90,32 @@ struct PlaidBuildKernels {
     void (*encode)(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
                    int64_t count, uint8_t* residuals, uint16_t* scales);
 };
+
+// Documents as runs of tokens: document i has the rows from starts[i] to ends[i].
+struct TokenRuns {
+    const void* tokens;  // (rows, width)
+    const int64_t* starts;
+    const int64_t* ends;
+    int64_t count;
+    int32_t width;   // a multiple of 8
+    int32_t number;  // what `tokens` holds
+};
+
+enum { TOKENS_FLOAT32, TOKENS_FLOAT16, TOKENS_BFLOAT16 };
+
+// Tokens rounded to 128 plus a signed byte, as in retrieval/indexing/rounded_tokens.py.
+struct RoundedRuns {
+    TokenRuns runs;        // of bytes
+    const float* scales;   // (rows,) of the bytes
+    const float* errors;   // (rows,) at least the length of what rounding took away
+    const float* sizes;    // (rows,) at least the length of what is left
+};
+
+struct MaxSimKernels {
+    // Writes MaxSim with each document; -inf for one without tokens. With tokens in bfloat16 the
+    // query is rounded to bfloat16 as well.
+    void (*score)(const TokenRuns* runs, const float* query, int32_t tokens, float* scores);
+    // Writes at least what `score` gives for the float32 or float16 tokens that were rounded, on
+    // any instruction set; -inf for a document without tokens.
+    void (*bound)(const RoundedRuns* rounded, const float* query, int32_t tokens, float* bounds);
+};

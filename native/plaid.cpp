@@ -4,8 +4,8 @@
 // for each query token, so that a candidate's tokens are compared by the maximum of short integers.
 // Residuals are never decoded to floats: their bits choose bytes, which are multiplied as bytes.
 
-#include "bytes.h"
 #include "late_interaction.h"
+#include "maxsim.h"
 
 #include <algorithm>
 #include <chrono>
@@ -22,7 +22,6 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 constexpr int MOST_IN_BLOCK = 32;
 // Bins of approximate scores; the last candidates are those of a whole bin.
 constexpr int BINS = 4096;
-constexpr float LOWEST = -3e38f;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
 // Documents that are scored before it is asked whether more are worth it.
@@ -130,14 +129,6 @@ inline Run tokens_of(const PlaidSegment& segment, int64_t position) {
 
 inline Run entries_of(const PlaidSegment& segment, int32_t list) {
     return checked_run(segment.list_starts + list, segment.entry_count);
-}
-
-// Calls `f(first column, vectors as a constant)` for groups of 32 columns and a last one of 16.
-template <class F> inline void each_group(int columns, F f) {
-    int at = 0;
-    for (; at + 2 * COLUMN_GROUP <= columns; at += 2 * COLUMN_GROUP)
-        f(at, std::integral_constant<int, 2 * COLUMN_GROUP / LANES>());
-    if (at < columns) f(at, std::integral_constant<int, COLUMN_GROUP / LANES>());
 }
 
 int32_t rounded_levels(float value, float scale) {
@@ -740,39 +731,13 @@ void prefetch_document(const PlaidView& view, int64_t position, int residual_byt
 
 // MaxSim of one document from its kept tokens, in float.
 float score_exactly(const PlaidView& view, const Query& q, int64_t position, Scratch& s) {
-    constexpr int ROWS = LANES == 4 ? 1 : ROWS_AT_ONCE;
     const PlaidSegment& segment = segment_of(view, position);
     const Run run = tokens_of(segment, position);
-    const int columns = q.columns, width = view.codec->width;
+    const int width = view.codec->width;
     float* best = s.best.data();
-    float* rows = s.float_rows.data();
-    std::fill(best, best + columns, LOWEST);
-    for (int64_t token = run.first; token < run.end; token += ROWS) {
-        for (int r = 0; r < ROWS; ++r) {
-            const int64_t at = std::min(token + r, run.end - 1);
-            const uint16_t* from = segment.tokens + at * width;
-            int d = 0;
-            for (; d + LANES <= width; d += LANES)
-                store(rows + r * width + d, load_float16(from + d));
-            for (; d < width; ++d) rows[r * width + d] = widen_float16(from[d]);
-        }
-        each_group(columns, [&](int column, auto vectors) {
-            constexpr int VECTORS = decltype(vectors)::value;
-            Floats sums[ROWS][VECTORS] = {};
-            const float* panel = q.float_panel.data() + column;
-            for (int d = 0; d < width; ++d, panel += columns) {
-                Floats right[VECTORS];
-                for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);
-                for (int r = 0; r < ROWS; ++r)
-                    for (int v = 0; v < VECTORS; ++v) sums[r][v] += rows[r * width + d] * right[v];
-            }
-            for (int v = 0; v < VECTORS; ++v) {
-                Floats most = load(best + column + v * LANES);
-                for (int r = 0; r < ROWS; ++r) most = larger(most, sums[r][v]);
-                store(best + column + v * LANES, most);
-            }
-        });
-    }
+    std::fill(best, best + q.columns, LOWEST);
+    raise_to_products((const Float16*)segment.tokens + run.first * width, run.end - run.first, width,
+                      q.float_panel.data(), q.columns, s.float_rows.data(), best);
     return weighted_sum(q, best);
 }
 

@@ -1,4 +1,4 @@
-"""Exact MaxSim of one query and some documents: blocks of matrix products, no padding."""
+"""Exact MaxSim of one query and some documents, through the compiled library or NumPy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.indexing.native_maxsim import is_supported, maxsim_of_runs
 from retrieval.indexing.vectors import Vectors
 
 _BLOCK_TOKENS = 1 << 14
@@ -15,6 +16,8 @@ _BLOCK_TOKENS = 1 << 14
 
 def maxsim_scores(query: NDArray[np.float32], documents: Sequence[Vectors]) -> NDArray[np.float32]:
     """Sum each query token's best match in every document, as `retrieval.scoring.maxsim` does.
+
+    Documents are multiplied by blocks, without padding, on the thread that asks.
 
     Args:
         query: (M, D) float32.
@@ -28,7 +31,11 @@ def maxsim_scores(query: NDArray[np.float32], documents: Sequence[Vectors]) -> N
     for rows in _blocks(filled, documents):
         block = np.concatenate([documents[row] for row in rows]).astype(np.float32, copy=False)
         lengths = np.array([len(documents[row]) for row in rows])
-        starts = np.cumsum(lengths) - lengths
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        if is_supported(query.shape[1]) and len(query):
+            scores[rows] = maxsim_of_runs(query, block, starts, ends, threads=1)
+            continue
         best = np.maximum.reduceat(query @ block.T, starts, axis=1)
         scores[rows] = best.sum(axis=0)
     return scores

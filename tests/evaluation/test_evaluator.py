@@ -69,7 +69,10 @@ def test_a_dense_encoder_is_measured_over_its_index(
     assert result.metrics["recall@100"] == 1.0
     assert result.metrics["P@10"] == pytest.approx(0.1)
     assert (result.system, result.collection, result.split) == ("words exact", "tiny", "test")
-    assert (result.index_kind, result.index_parameters) == ("exact", {"dtype": "float32"})
+    assert (result.index_kind, result.index_parameters) == (
+        "exact",
+        {"dtype": "float32", "scan": "none", "threads": "auto"},
+    )
     assert result.model == encoder.reference
     assert result.index_bytes == index_bytes(tmp_path / "index")
     assert result.collection_fingerprint == collection.fingerprint
