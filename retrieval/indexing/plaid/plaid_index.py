@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._encoded_rows = 0
         """Of a build that goes on: so many rows are in segments already."""
         self._searcher: tuple[Searcher, NDArray[np.bool_]] | None = None
+        self._making = threading.Lock()
 
     def _build(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
         """Learn and encode, with no more tokens in memory than the settings say.
@@ -237,10 +239,16 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def _ready(self) -> tuple[Searcher, NDArray[np.bool_]]:
         """What searches, and which documents have tokens."""
         assert self._codec is not None
-        if self._searcher is None:
-            filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
-            self._searcher = self._make_searcher(self._codec), np.concatenate(filled)
-        return self._searcher
+        ready = self._searcher
+        if ready is None:
+            # Of several threads that search first, one makes it.
+            with self._making:
+                ready = self._searcher
+                if ready is None:
+                    filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
+                    ready = self._make_searcher(self._codec), np.concatenate(filled)
+                    self._searcher = ready
+        return ready
 
     def _make_searcher(self, codec: ResidualCodec) -> Searcher:
         return make_searcher(codec, self._segments, self.settings.engine)

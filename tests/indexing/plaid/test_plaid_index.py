@@ -66,13 +66,16 @@ def ids_of(hits: Sequence[Hit]) -> list[str]:
 def assert_same_up_to_ties(
     found: list[list[Hit]], expected: list[list[Hit]], all_scores: list[list[Hit]]
 ) -> None:
-    """Place by place the same exact score, within what 256 values a component round off."""
+    """Place by place the same exact score, within what 256 values a component round off.
+
+    A value is off by 0.0017 in the mean, and so is a product: a sum of five by 0.004.
+    """
     for one, other, every in zip(found, expected, all_scores, strict=True):
         exact = dict(every)
         assert len(set(ids_of(one))) == len(other)
-        assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=0.01)
+        assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=0.02)
         assert [exact[hit.document_id] for hit in one] == pytest.approx(
-            [hit.score for hit in other], abs=0.01
+            [hit.score for hit in other], abs=0.02
         )
 
 
@@ -89,7 +92,14 @@ def test_looking_at_everything_gives_the_exact_ranking(
     tmp_path: Path, documents: Documents, queries: Documents, candidates: int
 ) -> None:
     index = build(
-        tmp_path / "plaid", documents, bits=8, centroids=512, probes=512, candidates=candidates
+        tmp_path / "plaid",
+        documents,
+        bits=8,
+        centroids=512,
+        probes=512,
+        candidates=candidates,
+        margin=100,
+        patience=100,
     )
     scores = exact_hits(tmp_path / "exact", documents, queries, 400)
     assert_same_up_to_ties(index.search(queries, 5), [hits[:5] for hits in scores], scores)
@@ -164,7 +174,9 @@ def test_added_documents_leave_the_centroids_alone(
 def test_deleted_documents_are_passed_over(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, bits=8, probes=512, candidates=40)
+    index = build(
+        tmp_path / "plaid", documents, bits=8, probes=512, candidates=40, margin=100, patience=100
+    )
     best = [hits[0].document_id for hits in index.search(queries, 1)]
     index.delete(set(best))
     index.save()
