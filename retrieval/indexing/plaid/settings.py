@@ -75,6 +75,8 @@ class PlaidSettings:
             value = getattr(self, name)
             if value != "auto" and (isinstance(value, str) or not value > 0):
                 raise ConfigError(f'{name} is {value!r}, expected above 0 or "auto"')
+            if value != "auto":
+                object.__setattr__(self, name, float(value))  # 4 is 4.0, in the manifest too
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
