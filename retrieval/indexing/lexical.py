@@ -175,6 +175,11 @@ class LexicalIndex(Index[Sequence[str]]):
         for term, times in Counter(self._tokenizer.look_up(query)).items():
             run = slice(int(weights.starts[term]), int(weights.starts[term + 1]))
             documents = weights.documents[run]
+            if not _is_below(documents, len(scores)):
+                raise IndexFilesError(
+                    f"{self.folder}: {_WEIGHTS} names documents that are not there: rebuild the "
+                    "index"
+                )
             scores[documents] += np.float32(times) * weights.weights[run]
             matches[documents] = True
             absent += np.float32(times) * weights.absent[term]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.errors import ConfigError, InputError
+from retrieval.errors import ConfigError, IndexFilesError, InputError
 from retrieval.files import map_arrays
 from retrieval.indexing.index import Batch
 from retrieval.indexing.lexical import LexicalIndex, LexicalSettings, Tokenizer
@@ -191,3 +191,12 @@ def test_one_text_or_a_vector_in_place_of_texts_is_refused(tmp_path: Path) -> No
         index.search(vectors)
     with pytest.raises(InputError, match="a list of texts"):
         index.add(["x"], vectors)
+
+
+def test_a_damaged_document_number_is_named(tmp_path: Path) -> None:
+    LexicalIndex.build(tmp_path / "index", [Batch(["a", "b"], ["bread and salt", "salt"])]).close()
+    index = LexicalIndex.open(tmp_path / "index")
+    weights = index._current_weights()
+    index._weights = weights._replace(documents=weights.documents + 2)
+    with pytest.raises(IndexFilesError, match="names documents that are not there"):
+        index.search(["bread"], 2)
