@@ -1,0 +1,271 @@
+// From the scores of centroids to candidates: the probes of each query token, the documents in their
+// lists, and those documents ranked by their centroids alone.
+#pragma once
+
+#include "plaid_query.h"
+
+namespace {
+
+// Bins of approximate scores; the last candidates are those of a whole bin.
+constexpr int BINS = 4096;
+
+// For each column the largest score that at least `count` of the blocks' best reach.
+void find_thresholds(int columns, int64_t blocks, int count, Scratch& s) {
+    s.thresholds.resize(columns);
+    for (int column = 0; column < columns; column += COLUMN_GROUP) {
+        Shorts threshold = Shorts{} + (int16_t)-32768;
+        for (int bit = 15; bit >= 0; --bit) {
+            // The first step, from the lowest number to 0, wraps around as it should.
+            const uint16_t step = (uint16_t)(1u << bit);
+            const Shorts higher = (Shorts)((UnsignedShorts)threshold + step);
+            Shorts reached = {};
+            for (int64_t b = 0; b < blocks; ++b)
+                reached -= (Shorts)(load_group(s.block_best.data() + b * columns + column) >=
+                                    higher);
+            const Shorts is_enough = (Shorts)(reached >= (int16_t)std::min(count, 32767));
+            threshold = is_enough ? higher : threshold;
+        }
+        std::memcpy(s.thresholds.data() + column, &threshold, sizeof threshold);
+    }
+}
+
+// A bit for each of 16 columns that reaches its threshold.
+inline uint32_t reaching(const int16_t* scores, Shorts thresholds) {
+    const Shorts is_there = (Shorts)(load_group(scores) >= thresholds);
+#if LANES == 16
+    return _mm256_movepi16_mask((__m256i)is_there);
+#elif LANES == 8
+    const __m256i narrow = _mm256_packs_epi16((__m256i)is_there, _mm256_setzero_si256());
+    const uint32_t bits = (uint32_t)_mm256_movemask_epi8(narrow);
+    return (bits & 0xff) | (bits >> 8 & 0xff00);
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < COLUMN_GROUP; ++lane) bits |= (uint32_t)(is_there[lane] & 1) << lane;
+    return bits;
+#endif
+}
+
+// The best centroids of each query token, best first.
+__attribute__((noinline)) void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
+    const int columns = q.columns;
+    const int64_t blocks = (codec.centroids + block - 1) / block;
+    find_thresholds(columns, blocks, (int)std::min<int64_t>(wanted, blocks), s);
+    if ((int)s.probes.size() < columns) s.probes.resize(columns);
+    for (auto& each : s.probes) each.clear();
+    for (int column = 0; column < q.tokens; column += COLUMN_GROUP) {
+        const Shorts thresholds = load_group(s.thresholds.data() + column);
+        const uint32_t real = q.tokens - column >= COLUMN_GROUP ? 0xffff
+                                                                : (1u << (q.tokens - column)) - 1;
+        for (int64_t b = 0; b < blocks; ++b) {
+            if (!(reaching(s.block_best.data() + b * columns + column, thresholds) & real))
+                continue;
+            const int64_t last = std::min<int64_t>(codec.centroids, (b + 1) * block);
+            for (int64_t k = b * block; k < last; ++k) {
+                const int16_t* row = s.scores.data() + k * columns + column;
+                uint32_t bits = reaching(row, thresholds) & real;
+                for (; bits; bits &= bits - 1) {
+                    const int lane = __builtin_ctz(bits);
+                    s.probes[column + lane].push_back({row[lane], (int32_t)k});
+                }
+            }
+        }
+    }
+    const auto is_before = [](const Probe& a, const Probe& b) {
+        return a.score > b.score || (a.score == b.score && a.centroid < b.centroid);
+    };
+    for (int token = 0; token < q.tokens; ++token) {
+        std::vector<Probe>& each = s.probes[token];
+        if ((int64_t)each.size() > wanted) {
+            std::nth_element(each.begin(), each.begin() + wanted - 1, each.end(), is_before);
+            each.resize(wanted);
+        }
+        std::sort(each.begin(), each.end(), is_before);
+    }
+}
+
+void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
+    const int32_t list = segment.list_of[centroid];
+    if (list < 0) return;
+    const Run run = entries_of(segment, list);
+    const int32_t* from = segment.list_documents + run.first;
+    const int32_t* end = segment.list_documents + run.end;
+    for (; from < end; from += 16) __builtin_prefetch(from);
+}
+
+// Adds up what the documents of the probed centroids gain over the last probe of each query token.
+__attribute__((noinline)) void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
+    if ((int64_t)s.gains.size() < view.documents || s.stamp > 0xffffffffu - 2 - (uint32_t)q.tokens) {
+        s.gains.assign(std::max<size_t>(s.gains.size(), view.documents), Gain{0, 0});
+        s.stamp = 0;
+    }
+    const uint32_t before = s.stamp;
+    // One behind the last is written too; never made smaller, since what comes back is filled.
+    if ((int64_t)s.hits.size() <= view.documents) s.hits.resize(view.documents + 1);
+    int64_t touched = 0;
+    for (int token = 0; token < q.tokens; ++token) {
+        const std::vector<Probe>& probes = s.probes[token];
+        const uint32_t stamp = ++s.stamp;
+        const int16_t lowest = probes.back().score;
+        for (size_t number = 0; number < probes.size(); ++number) {
+            const Probe& probe = probes[number];
+            const float gain = (float)(probe.score - lowest) * q.lengths[token];
+            for (int at = 0; at < view.segment_count; ++at) {
+                const PlaidSegment& segment = view.segments[at];
+                if (number + 2 < probes.size()) prefetch_list(segment, probes[number + 2].centroid);
+                const int32_t list = segment.list_of[probe.centroid];
+                if (list < 0) continue;
+                const Run run = entries_of(segment, list);
+                if (run.first == run.end) s.is_damaged = true;
+                const int32_t* each = segment.list_documents + run.first;
+                const int32_t* end = segment.list_documents + run.end;
+                const uint32_t documents = (uint32_t)segment.documents;
+                Gain* gains = s.gains.data() + segment.first_position;
+                int64_t* to = s.hits.data();
+                for (; each != end; ++each) {
+                    const uint32_t number = (uint32_t)*each;
+                    if (__builtin_expect(number >= documents, 0)) {
+                        s.is_damaged = true;
+                        continue;
+                    }
+                    // Without branches: which documents come again can't be foreseen.
+                    Gain& at = gains[number];
+                    const bool is_first = at.stamp <= before;
+                    to[touched] = segment.first_position + number;
+                    touched += is_first;
+                    // Probes come best first, so that a token's first gain is its gain.
+                    at.value = (is_first ? 0 : at.value) + (at.stamp == stamp ? 0 : gain);
+                    at.stamp = stamp;
+                }
+            }
+        }
+    }
+    if (mask) {
+        const auto is_out = [&](int64_t position) { return !mask[position]; };
+        touched = std::remove_if(s.hits.begin(), s.hits.begin() + touched, is_out) -
+                  s.hits.begin();
+    }
+    s.touched.assign(s.hits.begin(), s.hits.begin() + touched);
+}
+
+// The touched documents with the highest gains: `wanted`, and what is as good as the last of them
+// by a bin's width.
+__attribute__((noinline)) void choose_candidates(int wanted, Scratch& s) {
+    s.candidates.clear();
+    const Gain* gains = s.gains.data();
+    float most = 0;
+    if ((int64_t)s.touched.size() > wanted)
+        for (const int64_t position : s.touched) most = std::max(most, gains[position].value);
+    if (most == 0) {
+        for (const int64_t position : s.touched) s.candidates.push_back({0, position});
+        if ((int64_t)s.candidates.size() > wanted) {
+            std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted,
+                             s.candidates.end(), is_better);
+            s.candidates.resize(wanted);
+        }
+        return;
+    }
+    const float to_bin = std::min((BINS - 1) / most, -LOWEST);
+    s.bins.assign(BINS, 0);
+    for (const int64_t position : s.touched) ++s.bins[(int)(gains[position].value * to_bin)];
+    int lowest = BINS;
+    for (int64_t count = 0; lowest > 0 && count < wanted;) count += s.bins[--lowest];
+    for (const int64_t position : s.touched)
+        if ((int)(gains[position].value * to_bin) >= lowest)
+            s.candidates.push_back({gains[position].value, position});
+}
+
+inline const PlaidSegment& segment_of(const PlaidView& view, int64_t position) {
+    int low = 0, high = view.segment_count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        (view.segments[middle].first_position <= position ? low : high) = middle;
+    }
+    return view.segments[low];
+}
+
+template <class Code>
+void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, const int16_t* scores,
+                          int columns, int16_t* best) {
+    int column = 0;
+    for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
+        const int16_t* from = scores + column;
+        Shorts a = load_group(from + (size_t)(*code & mask) * columns);
+        Shorts b = load_group(from + (size_t)(*code & mask) * columns + COLUMN_GROUP);
+        Shorts c = a, d = b;
+        const Code* each = code + 1;
+        for (; each + 2 <= end; each += 2) {
+            const int16_t* row = from + (size_t)(each[0] & mask) * columns;
+            const int16_t* other = from + (size_t)(each[1] & mask) * columns;
+            a = larger(a, load_group(row));
+            b = larger(b, load_group(row + COLUMN_GROUP));
+            c = larger(c, load_group(other));
+            d = larger(d, load_group(other + COLUMN_GROUP));
+        }
+        if (each < end) {
+            a = larger(a, load_group(from + (size_t)(*each & mask) * columns));
+            b = larger(b, load_group(from + (size_t)(*each & mask) * columns + COLUMN_GROUP));
+        }
+        a = larger(a, c), b = larger(b, d);
+        std::memcpy(best + column, &a, sizeof a);
+        std::memcpy(best + column + COLUMN_GROUP, &b, sizeof b);
+    }
+    if (column < columns) {
+        Shorts a = load_group(scores + column + (size_t)(*code & mask) * columns);
+        for (const Code* each = code + 1; each < end; ++each)
+            a = larger(a, load_group(scores + column + (size_t)(*each & mask) * columns));
+        std::memcpy(best + column, &a, sizeof a);
+    }
+}
+
+// The best centroid of a document for each column, in s.best_shorts.
+inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segment, Run run,
+                                int columns, Scratch& s) {
+    const int16_t* scores = s.scores.data();
+    int16_t* best = s.best_shorts.data();
+    if (view.code_bytes == 2) {
+        const uint16_t* codes = (const uint16_t*)segment.codes;
+        maximum_of_centroids(codes + run.first, codes + run.end, s.code_mask, scores, columns,
+                             best);
+    } else {
+        const int32_t* codes = (const int32_t*)segment.codes;
+        maximum_of_centroids(codes + run.first, codes + run.end, s.code_mask, scores, columns,
+                             best);
+    }
+}
+
+// Scores candidates by their centroids alone and keeps the best.
+__attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
+    s.best_shorts.resize(q.columns);
+    for (size_t at = 0; at < s.candidates.size(); ++at) {
+        if (at + DOCUMENTS_AHEAD < s.candidates.size()) {
+            const int64_t position = s.candidates[at + DOCUMENTS_AHEAD].position;
+            const PlaidSegment& segment = segment_of(view, position);
+            const Run run = tokens_of(segment, position);
+            const char* codes = (const char*)segment.codes;
+            const char* end = codes + run.end * view.code_bytes;
+            for (const char* from = codes + run.first * view.code_bytes; from < end; from += 64)
+                __builtin_prefetch(from);
+        }
+        const int64_t position = s.candidates[at].position;
+        const PlaidSegment& segment = segment_of(view, position);
+        const Run run = tokens_of(segment, position);
+        if (run.first == run.end) {
+            s.is_damaged = true;
+            s.candidates[at].score = LOWEST;
+            continue;
+        }
+        maximum_of_document(view, segment, run, q.columns, s);
+        Floats total = {};
+        for (int column = 0; column < q.columns; column += LANES)
+            total += to_floats(load_shorts(s.best_shorts.data() + column)) *
+                     load(q.lengths.data() + column);
+        s.candidates[at].score = sum(total);
+    }
+    if ((int64_t)s.candidates.size() > wanted) {
+        std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted, s.candidates.end(),
+                         is_better);
+        s.candidates.resize(wanted);
+    }
+}
+
+}  // namespace

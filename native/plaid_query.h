@@ -1,0 +1,255 @@
+// A query of a PLAID index, what a thread keeps for searching, and the scores of all centroids.
+#pragma once
+
+#include "late_interaction.h"
+#include "maxsim.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace {
+
+typedef int16_t Shorts __attribute__((vector_size(2 * COLUMN_GROUP)));
+typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
+
+// Centroids that share one maximum, by which most of them are passed over.
+constexpr int MOST_IN_BLOCK = 32;
+// Documents whose tokens are fetched while others are scored.
+constexpr int DOCUMENTS_AHEAD = 2;
+// Lengths of query tokens end here, so that no sum of scores is infinite.
+constexpr double LONGEST = 1e29;
+
+struct Scored {
+    float score;
+    int64_t position;
+};
+
+inline bool is_better(const Scored& a, const Scored& b) {
+    return a.score > b.score || (a.score == b.score && a.position < b.position);
+}
+
+struct Gain {
+    float value;
+    uint32_t stamp;  // of the query token that last touched it
+};
+
+struct Probe {
+    int16_t score;
+    int32_t centroid;
+};
+
+// A document's token whose residual is looked at.
+struct NearToken {
+    int64_t token;
+    const int16_t* scores;  // of its centroid
+    float scale;
+};
+
+// One of those with a query token.
+struct Pair {
+    uint32_t column : 12, near : 20;
+};
+
+// Query tokens as columns of panels, scaled to unit length.
+struct Query {
+    int tokens = 0, columns = 0;
+    std::vector<float> lengths;  // of each column; 0 where there is no token
+    std::vector<float> units;    // (tokens, width)
+    // With centroids: an int16 score is the sum of products and bias, times the factor.
+    std::vector<int8_t> centroid_panel;
+    std::vector<int32_t> centroid_bias;
+    std::vector<float> factors;
+    // With residuals: the sum of products and bias, and the centroid's score shifted left, are in
+    // one unit. Rows of `depth` bytes, in the order of a decoded residual's.
+    std::vector<int8_t> residual_rows;
+    std::vector<int32_t> residual_bias;
+    int plane_bytes = 0, depth = 0, shift = 0;
+    float one = 0, unit = 0;
+    std::vector<float> float_panel;  // (width, columns), made where it is needed
+};
+
+// What a thread keeps between searches.
+struct Scratch {
+    Query query;
+    // Of a code; whatever the files say, there is a row of scores for what is left of it.
+    uint32_t code_mask = 0;
+    bool is_damaged = false;  // the files hold what no index does
+    std::vector<int16_t> scores, block_best, thresholds;
+    std::vector<std::vector<Probe>> probes;
+    std::vector<Gain> gains;
+    uint32_t stamp = 0;
+    std::vector<int64_t> hits, touched;
+    std::vector<Scored> candidates;
+    std::vector<float> ranked;
+    std::vector<int32_t> bins;
+    std::vector<uint8_t> rows;
+    std::vector<NearToken> near_tokens;
+    std::vector<Pair> pairs;
+    std::vector<float> float_rows, best;
+    std::vector<int16_t> best_shorts;
+};
+
+// Not inlined: the compiler would look it up again and again, in the middle of products.
+__attribute__((noinline)) Scratch& scratch_of_thread() {
+    thread_local Scratch scratch;
+    return scratch;
+}
+
+// A run of tokens or of entries, empty where the mapped files name what is not there.
+struct Run {
+    int64_t first, end;
+};
+
+inline Run checked_run(const int64_t* bounds, int64_t count) {
+    const int64_t first = bounds[0], end = bounds[1];
+    return first >= 0 && first <= end && end <= count ? Run{first, end} : Run{0, 0};
+}
+
+inline Run tokens_of(const PlaidSegment& segment, int64_t position) {
+    return checked_run(segment.offsets + (position - segment.first_position), segment.token_count);
+}
+
+inline Run entries_of(const PlaidSegment& segment, int32_t list) {
+    return checked_run(segment.list_starts + list, segment.entry_count);
+}
+
+int32_t rounded_levels(float value, float scale) {
+    const float level = std::nearbyint(value / scale);
+    return (int32_t)std::min((float)SIGNED_LEVELS, std::max((float)-SIGNED_LEVELS, level));
+}
+
+void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
+    const int width = codec.width;
+    q.tokens = tokens;
+    q.columns = (tokens + COLUMN_GROUP - 1) / COLUMN_GROUP * COLUMN_GROUP;
+    q.lengths.assign(q.columns, 0);
+    q.units.resize((size_t)tokens * width);
+    q.factors.assign(q.columns, 0);
+    std::vector<float> largest(tokens);
+    float largest_of_all = 0;
+    for (int t = 0; t < tokens; ++t) {
+        const float* from = query + (size_t)t * width;
+        double square = 0;
+        for (int d = 0; d < width; ++d) square += (double)from[d] * from[d];
+        const double length = std::sqrt(square);
+        q.lengths[t] = (float)std::min(length, LONGEST);
+        for (int d = 0; d < width; ++d) {
+            const float unit = length > 0 ? (float)(from[d] / length) : 0;
+            q.units[(size_t)t * width + d] = unit;
+            largest[t] = std::max(largest[t], std::fabs(unit));
+        }
+        largest_of_all = std::max(largest_of_all, largest[t]);
+    }
+    if (largest_of_all == 0) largest_of_all = 1;
+    // A cosine of 1 is `one`, a power of two below 2^15 whose unit is not finer than what the
+    // residuals' products come in.
+    const float finest = codec.value_scale * largest_of_all / SIGNED_LEVELS;
+    int exponent = 14;
+    while (exponent > 1 && std::ldexp(1.0f, -exponent) < finest) --exponent;
+    q.one = std::ldexp(1.0f, exponent);
+    q.shift = 0;
+    while (q.shift < 8 && std::ldexp(1.0f, -exponent - q.shift - 1) >= finest) ++q.shift;
+    q.unit = std::ldexp(1.0f, -exponent - q.shift);
+    const float level_of_all = q.unit / codec.value_scale;
+
+    const int per_byte = 8 / codec.bits, bytes = width / per_byte;
+    q.plane_bytes = (bytes + 3) / 4 * 4;
+    q.depth = (per_byte * q.plane_bytes + 63) / 64 * 64;
+    q.centroid_panel.assign((size_t)width * q.columns, 0);
+    q.centroid_bias.assign(q.columns, 0);
+    q.residual_rows.assign((size_t)q.depth * tokens, 0);
+    q.residual_bias.assign(q.columns, 0);
+    for (int t = 0; t < tokens; ++t) {
+        const float* unit = q.units.data() + (size_t)t * width;
+        const float level = largest[t] > 0 ? largest[t] / SIGNED_LEVELS : 1;
+        q.factors[t] = level * q.one;
+        int8_t* row = q.residual_rows.data() + (size_t)t * q.depth;
+        for (int d = 0; d < width; ++d) {
+            // The other side holds 128 more than what it stands for, which the bias takes out.
+            const int32_t with_centroid = rounded_levels(unit[d], level);
+            q.centroid_panel[((size_t)(d / 4) * q.columns + t) * 4 + d % 4] = (int8_t)with_centroid;
+            q.centroid_bias[t] -= 128 * with_centroid;
+            const int32_t with_residual = rounded_levels(unit[d], level_of_all);
+            row[d % per_byte * q.plane_bytes + d / per_byte] = (int8_t)with_residual;
+            q.residual_bias[t] -= 128 * with_residual;
+        }
+    }
+    q.float_panel.clear();
+}
+
+inline void store_shorts(int16_t* to, Ints value) {
+#if LANES == 16
+    _mm256_storeu_si256((__m256i*)to, _mm512_maskz_cvtepi32_epi16(ALL, (__m512i)value));
+#else
+    typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
+    const Narrow narrow = __builtin_convertvector(value, Narrow);
+    std::memcpy(to, &narrow, sizeof narrow);
+#endif
+}
+
+inline Ints load_shorts(const int16_t* from) {
+#if LANES == 16
+    return (Ints)_mm512_maskz_cvtepi16_epi32(ALL, _mm256_loadu_si256((const __m256i*)from));
+#else
+    typedef int16_t Narrow __attribute__((vector_size(2 * LANES)));
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, Ints);
+#endif
+}
+
+inline Shorts load_group(const int16_t* from) {
+    Shorts out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+inline Shorts larger(Shorts a, Shorts b) { return a > b ? a : b; }
+
+// Scores of all centroids, and the largest of each block of them.
+void score_centroids(const PlaidCodec& codec, const Query& q, int block, Scratch& s) {
+    const int columns = q.columns;
+    const int64_t padded = (codec.centroids + 7) / 8 * 8;
+    int64_t named = 8;
+    while (named < codec.centroids) named *= 2;
+    s.code_mask = (uint32_t)(named - 1);
+    s.scores.resize((size_t)named * columns);
+    each_group(columns, [&](int column, auto vectors) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        Floats factors[VECTORS];
+        Ints bias[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            factors[v] = load(q.factors.data() + column + v * LANES);
+            bias[v] = load_ints(q.centroid_bias.data() + column + v * LANES);
+        }
+        for (int64_t k = 0; k < padded; k += ROWS_AT_ONCE) {
+            Ints sums[ROWS_AT_ONCE][VECTORS];
+            for (int r = 0; r < ROWS_AT_ONCE; ++r)
+                for (int v = 0; v < VECTORS; ++v) sums[r][v] = bias[v];
+            multiply_bytes(codec.bytes + k * codec.width, codec.width,
+                           q.centroid_panel.data() + 4 * column, columns, codec.width, sums);
+            for (int r = 0; r < ROWS_AT_ONCE; ++r) {
+                int16_t* to = s.scores.data() + (k + r) * columns + column;
+                for (int v = 0; v < VECTORS; ++v)
+                    store_shorts(to + v * LANES,
+                                 nearest_integers(to_floats(sums[r][v]) *
+                                                  (factors[v] * codec.byte_scales[k + r])));
+            }
+        }
+    });
+    const int64_t blocks = (codec.centroids + block - 1) / block;
+    s.block_best.resize((size_t)blocks * columns);
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t last = std::min<int64_t>(codec.centroids, (b + 1) * block);
+        for (int column = 0; column < columns; column += COLUMN_GROUP) {
+            const int16_t* from = s.scores.data() + column;
+            Shorts best = load_group(from + b * block * columns);
+            for (int64_t k = b * block + 1; k < last; ++k)
+                best = larger(best, load_group(from + k * columns));
+            std::memcpy(s.block_best.data() + b * columns + column, &best, sizeof best);
+        }
+    }
+}
+
+}  // namespace
