@@ -113,8 +113,10 @@ def print_markdown(report: dict[str, Any]) -> None:
 
 
 def _markdown_row(row: dict[str, Any], ratio: str) -> str:
+    seconds = row["build_seconds"]
+    built = "-" if seconds is None else f"{seconds:.0f}"
     return (
         f"| {row['system']} | {row['setting']} | {row['p50_ms']:.2f} / {row['p95_ms']:.2f} | "
         f"{row['recall_at_10']:.3f} / {row['recall_at_100']:.3f} | {row['bytes_per_token']:.0f} | "
-        f"{row['build_seconds']:.0f} | {ratio} |"
+        f"{built} | {ratio} |"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Exact(Engine):
 
     def open(self, data: Data, folder: Path, threads: int) -> None:
         self._index = ExactIndex.open(folder)
+        self._index.settings = replace(self._index.settings, threads=threads)
 
     def search(self, query: Any, k: int) -> Any:
         return [hit.document_id for hit in self._index.search([query], k)[0]]
