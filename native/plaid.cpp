@@ -102,7 +102,13 @@ int64_t finish(const PlaidView& view, const PlaidEffort& effort, bool is_ranked,
             for (int d = 0; d < width; ++d)
                 q.float_panel[(size_t)d * q.columns + t] = q.units[(size_t)t * width + d];
         s.float_rows.resize((size_t)ROWS_AT_ONCE * width);
-        for (Scored& each : s.candidates) each.score = score_exactly(view, q, each.position, s);
+        for (Scored& each : s.candidates) {
+            each.score = score_exactly(view, q, each.position, s);
+            if (std::isnan(each.score)) {  // which can't be ranked, and no token gives
+                s.is_damaged = true;
+                each.score = LOWEST;
+            }
+        }
         if (stages) stages->rescored += s.candidates.size();
     }
     std::sort(s.candidates.begin(), s.candidates.end(), is_better);

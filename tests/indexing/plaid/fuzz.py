@@ -85,6 +85,8 @@ def search_damaged(world: PlaidWorld, seed: int) -> str:
         int(generator.integers(1, 40)),
         int(generator.choice([0, 5, 60])),
         float(generator.choice([0.05, 1.0, np.inf])),
+        int(generator.integers(1, 40)),
+        float(generator.choice([0.5, 3.0, np.inf])),
     )
     mask = generator.random(documents) < 0.7 if generator.integers(2) else None
     try:

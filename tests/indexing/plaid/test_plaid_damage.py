@@ -246,3 +246,21 @@ def test_a_codec_that_was_never_learned_is_refused(
     save_arrays(path, arrays)
     with pytest.raises(IndexFilesError, match="numbers that no codec has"):
         read_codec(path)
+
+
+def test_kept_tokens_that_are_no_numbers_do_no_harm(instruction_set: str) -> None:
+    world = make_world(64, 4, [20] * 30)
+    (segment,) = world.segments
+    assert segment.tokens is not None
+    damaged = segment._replace(tokens=segment.tokens.copy())
+    assert damaged.tokens is not None
+    damaged.tokens[:, 3] = np.nan
+    everything = Effort(len(world.codec.centroids), 30, 30, 30)
+    searcher, query = NativeSearcher(world.codec, [damaged]), world.query(8, 0)
+    if instruction_set.startswith("avx512"):
+        with pytest.raises(IndexFilesError, match="damaged"):
+            searcher.search(query, everything, None)
+    else:
+        # The others widen float16 by its bits, which gives large numbers.
+        _, scores = searcher.search(query, everything, None)
+        assert np.isfinite(scores).all()
