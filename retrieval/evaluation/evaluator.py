@@ -19,7 +19,6 @@ from retrieval.evaluation.result import (
     Counts,
     Result,
     Timings,
-    cpu_count,
     library_versions,
     python_version,
 )
@@ -27,6 +26,7 @@ from retrieval.evaluation.runs import Run, write_run
 from retrieval.evaluation.settings import EvaluationSettings
 from retrieval.indexing.index import Index, check_model
 from retrieval.indexing.versions import index_bytes
+from retrieval.parallel import cpu_count
 from retrieval.progress import track
 from retrieval.records import Hit, Query
 

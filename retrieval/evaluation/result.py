@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,13 +129,6 @@ def library_versions() -> dict[str, str]:
 def python_version() -> str:
     """The interpreter and its version, such as "CPython 3.12.3"."""
     return f"{platform.python_implementation()} {platform.python_version()}"
-
-
-def cpu_count() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rate(count: int, seconds: float) -> float:

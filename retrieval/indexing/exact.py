@@ -17,6 +17,7 @@ from retrieval.indexing.ragged import RaggedRows
 from retrieval.indexing.rounded_tokens import RoundedTokens, round_tokens
 from retrieval.indexing.saved_rows import SavedRows, check_rows
 from retrieval.indexing.vectors import (
+    as_array,
     check_multi_queries,
     check_multi_vectors,
     check_queries,
@@ -73,6 +74,8 @@ class ExactIndex(Index[Any]):
         self._width: int | None = None
 
     def _append(self, ids: Sequence[str], items: Any) -> None:
+        if not isinstance(items, Sequence):
+            items = as_array(items)
         is_multi_vector = not isinstance(items, np.ndarray) or items.ndim == 3
         if self._is_multi_vector not in (None, is_multi_vector):
             raise ShapeError("this index holds single vectors or multi-vectors, not both")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval import native
 from retrieval.indexing.rounded_tokens import RoundedTokens
+from retrieval.parallel import in_threads
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -72,7 +71,7 @@ def maxsim_of_runs(
         runs = _runs(rows, starts[first:last], ends[first:last], number)
         run(ctypes.byref(runs), _address(query), len(query), _address(scores[first:last]))
 
-    return _in_threads(work, query_MD, rows, starts, ends, threads)
+    return _work_on_ranges(work, query_MD, rows, starts, ends, threads)
 
 
 def maxsim_bounds(
@@ -94,10 +93,10 @@ def maxsim_bounds(
         both = _RoundedRuns(runs, *addresses)
         run(ctypes.byref(both), _address(query), len(query), _address(scores[first:last]))
 
-    return _in_threads(work, query_MD, rounded.codes, starts, ends, threads)
+    return _work_on_ranges(work, query_MD, rounded.codes, starts, ends, threads)
 
 
-def _in_threads(
+def _work_on_ranges(
     work: Callable[[Floats, int, int, Floats], None],
     query_MD: Floats,
     rows: NDArray[Any],
@@ -112,15 +111,13 @@ def _in_threads(
     scores = np.empty(len(starts), np.float32)
     tokens = np.cumsum(ends - starts)
     total = int(tokens[-1]) if len(tokens) else 0
-    threads = threads or len(os.sched_getaffinity(0))
-    if threads == 1 or total <= _CHUNK_TOKENS:
-        work(query, 0, len(starts), scores)
-        return scores
     cuts = np.searchsorted(tokens, np.arange(_CHUNK_TOKENS, total, _CHUNK_TOKENS), "right")
     bounds = np.unique([0, *cuts.tolist(), len(starts)]).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, query, *each, scores) for each in pairwise(bounds)]:
-            done.result()
+    if threads == 1:
+        bounds = [0, len(starts)]
+    parts = list(pairwise(bounds))
+    for _ in in_threads(lambda part: work(query, *part, scores), parts, threads):
+        pass
     return scores
 
 

@@ -352,7 +352,7 @@ def test_a_function_needs_stored_documents(case: Case, tmp_path: Path) -> None:
         index.search(case.world().queries, K, allowed=lambda document: True)
 
 
-@each_of([case for case in VECTOR_CASES if case.name in ("faiss-auto", "plaid-4-bits")])
+@each_of([case for case in VECTOR_CASES if case.name.startswith(("faiss-auto", "plaid", "exact"))])
 def test_tensors_of_torch_are_taken(case: Case, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     world = case.world()

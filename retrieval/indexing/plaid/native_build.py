@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from retrieval import native
 from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec, code_type
 from retrieval.indexing.plaid.kmeans import group_centroids
+from retrieval.parallel import in_threads
 
 _CHUNK = 1 << 14
 """Tokens of one call: enough for each group of centroids to meet some, and a few MB."""
@@ -68,7 +67,7 @@ class NativeCentroidSearch:
                 _address(codes[first:last]),
             )
 
-        _in_threads(work, len(tokens), self._threads)
+        _work_on_chunks(work, len(tokens), self._threads)
         return codes
 
 
@@ -94,21 +93,15 @@ def encode(
             _address(scales[first:last]),
         )
 
-    _in_threads(work, len(tokens), threads)
+    _work_on_chunks(work, len(tokens), threads)
     return EncodedTokens(codes.astype(code_type(len(codec.centroids))), residuals, scales)
 
 
-def _in_threads(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:
-    """Call `work(first, last)` for chunks of the rows; the library lets other threads run."""
-    bounds = [(at, min(at + _CHUNK, rows)) for at in range(0, rows, _CHUNK)]
-    threads = threads or len(os.sched_getaffinity(0))
-    if threads == 1 or len(bounds) == 1:
-        for first, last in bounds:
-            work(first, last)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, *each) for each in bounds]:
-            done.result()
+def _work_on_chunks(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:
+    """Call `work(first, last)` for chunks of the rows."""
+    chunks = [(at, min(at + _CHUNK, rows)) for at in range(0, rows, _CHUNK)]
+    for _ in in_threads(lambda chunk: work(*chunk), chunks, threads):
+        pass
 
 
 def _floats(array: NDArray[np.floating]) -> Floats:

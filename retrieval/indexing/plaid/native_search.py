@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval import native
 from retrieval.errors import IndexFilesError, RetrievalError
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import Floats, ResidualCodec, code_type
 from retrieval.indexing.plaid.numpy_search import (
     DAMAGED,
     Effort,
@@ -131,7 +131,7 @@ class NativeSearcher:
             structures.append(_structure(segment, list_of, first))
             first += segment.documents
         self._structures = (_Segment * len(structures))(*structures)
-        code_bytes = 2 if len(codec.centroids) <= 1 << 16 else 4
+        code_bytes = np.dtype(code_type(len(codec.centroids))).itemsize
         self._view = _View(
             ctypes.pointer(self._codec), self._structures, len(structures), code_bytes, first
         )

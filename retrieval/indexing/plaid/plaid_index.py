@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -32,7 +31,6 @@ from retrieval.indexing.plaid.quality import SearchPlan, calibrate, ranking
 from retrieval.indexing.plaid.searcher import (
     Searcher,
     encode_tokens,
-    in_threads,
     make_centroid_search,
     make_searcher,
 )
@@ -52,6 +50,7 @@ from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.saved_rows import check_rows, first_merged
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
 from retrieval.indexing.versions import Draft, Version
+from retrieval.parallel import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +94,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._encoded_rows = 0
         """Of a build that goes on: so many rows are in segments already."""
         self._searcher: tuple[Searcher, NDArray[np.bool_]] | None = None
+        self._searched_by: str | None = None
+        """The engine that was asked for when the searcher was made."""
         self._making = threading.Lock()
 
     def _build(self, batches: Iterable[Batch[Sequence[Vectors]]]) -> None:
@@ -194,11 +195,12 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._add_segment(make_segment(lengths, encoded, kept))
 
     def _centroid_search(self, centroids: Floats) -> Nearest:
-        return make_centroid_search(centroids, self.settings.engine)
+        return make_centroid_search(centroids, self.settings.engine, self._threads)
 
     def _encode(self, codec: ResidualCodec, nearest: Nearest, tokens: Floats) -> EncodedTokens:
         # The nearest centroid depends on the direction alone, so that lengths need no division.
-        return encode_tokens(codec, tokens, nearest.nearest(tokens), self.settings.engine)
+        codes = nearest.nearest(tokens)
+        return encode_tokens(codec, tokens, codes, self.settings.engine, self._threads)
 
     def _add_segment(self, segment: Segment) -> None:
         """Add documents, and join them with those before that are no more and not saved."""
@@ -233,29 +235,27 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     def _rankings(
         self, searcher: Searcher, queries: Sequence[Floats], plan: SearchPlan
     ) -> Iterator[Ranking]:
-        threads = 1 if isinstance(searcher, NumpySearcher) else self._threads()
+        threads = 1 if isinstance(searcher, NumpySearcher) else self._threads
         yield from in_threads(partial(ranking, searcher, plan), queries, threads)
 
     def _ready(self) -> tuple[Searcher, NDArray[np.bool_]]:
         """What searches, and which documents have tokens."""
         assert self._codec is not None
-        ready = self._searcher
-        if ready is None:
-            # Of several threads that search first, one makes it.
-            with self._making:
-                ready = self._searcher
-                if ready is None:
-                    filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
-                    ready = self._make_searcher(self._codec), np.concatenate(filled)
-                    self._searcher = ready
-        return ready
+        # Of several threads that search first, one makes it.
+        with self._making:
+            if self._searcher is None or self._searched_by != self.settings.engine:
+                filled = [np.diff(segment.offsets) > 0 for segment in self._segments]
+                self._searcher = self._make_searcher(self._codec), np.concatenate(filled)
+                self._searched_by = self.settings.engine
+            return self._searcher
 
     def _make_searcher(self, codec: ResidualCodec) -> Searcher:
         return make_searcher(codec, self._segments, self.settings.engine)
 
-    def _threads(self) -> int:
-        threads = self.settings.threads
-        return len(os.sched_getaffinity(0)) if isinstance(threads, str) else threads
+    @property
+    def _threads(self) -> int | None:
+        threads: int | str = self.settings.threads
+        return None if isinstance(threads, str) else threads
 
     def calibrate(
         self, queries: Sequence[Vectors], *, k: int = 10, recall: float = 0.95

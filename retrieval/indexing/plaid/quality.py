@@ -21,8 +21,8 @@ EXHAUSTIVE = 50_000
 class Level(NamedTuple):
     """An effort for any number of hits, the margin in standard deviations of the residuals.
 
-    Measured on 20,000 documents of 121 tokens: of the ten best the levels find .96, .97 and .98 at
-    4 bits, and .98, .99 and 1.00 with kept tokens; of the hundred best .86, .96 and .98.
+    Measured on 20,000 documents of 121 tokens: of the ten best the levels find .95, .97 and .98 at
+    4 bits, and .98, .99 and 1.00 with kept tokens; of the hundred best .90, .96 and .98.
     """
 
     probes: int

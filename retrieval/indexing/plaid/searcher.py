@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, Protocol
 
@@ -81,35 +80,30 @@ def make_searcher(
     return NumpySearcher(codec, segments)
 
 
-def make_centroid_search(centroids: Floats, engine: Engine = "auto") -> Nearest:
-    """What finds the nearest of these centroids; errors as in `engine_name`."""
+def make_centroid_search(
+    centroids: Floats, engine: Engine = "auto", threads: int | None = None
+) -> Nearest:
+    """What finds the nearest of these centroids, over threads where it can; see `engine_name`."""
     if engine_name(engine, centroids.shape[1]) == "native":
-        return NativeCentroidSearch(centroids)
+        return NativeCentroidSearch(centroids, threads)
     return CentroidSearch(centroids)
 
 
 def encode_tokens(
-    codec: ResidualCodec, tokens: Floats, codes: NDArray[np.integer], engine: Engine = "auto"
+    codec: ResidualCodec,
+    tokens: Floats,
+    codes: NDArray[np.integer],
+    engine: Engine = "auto",
+    threads: int | None = None,
 ) -> EncodedTokens:
-    """Encode (T, D) tokens whose centroids are known; errors as in `engine_name`.
+    """Encode (T, D) tokens whose centroids are known; engine and threads as for the search.
 
     Raises:
         EmbeddingError: a token is too long.
     """
     if engine_name(engine, codec.width) == "native":
-        return encode(codec, tokens, codes)
+        return encode(codec, tokens, codes, threads)
     return codec.encode(tokens, codes)
-
-
-def in_threads(
-    search: Callable[[Floats], Ranking], queries: Sequence[Floats], threads: int
-) -> Iterator[Ranking]:
-    """Yield `search(query)` for every query, in order; the library lets other threads run."""
-    if threads == 1 or len(queries) <= 1:
-        yield from map(search, queries)
-        return
-    with ThreadPoolExecutor(min(threads, len(queries))) as pool:
-        yield from pool.map(search, queries)
 
 
 @cache

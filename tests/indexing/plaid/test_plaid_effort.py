@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retrieval import parallel
 from retrieval.errors import ConfigError
 from retrieval.indexing.index import Batch
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
@@ -161,3 +162,26 @@ def test_threads_change_no_hit(folder: Path, queries: list[Floats], engine: str)
     alone = index.search(queries, 10)
     index.settings = replace(index.settings, threads=4)
     assert index.search(queries, 10) == alone
+
+
+def test_another_engine_is_taken_at_the_next_search(folder: Path, queries: list[Floats]) -> None:
+    index = PlaidIndex.open(folder)
+    index.search(queries[:1], 10)
+    index.settings = replace(index.settings, engine="numpy")
+    asked = index.search(queries, 10)
+    fresh = PlaidIndex.open(folder)
+    fresh.settings = replace(fresh.settings, engine="numpy")
+    assert asked == fresh.search(queries, 10)
+
+
+def test_one_thread_builds_where_one_was_asked_for(
+    tmp_path: Path, documents: list[Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a pool of threads")
+
+    monkeypatch.setattr(parallel, "ThreadPoolExecutor", refuse)
+    many = [np.concatenate(documents[at : at + 100]) for at in range(0, DOCUMENTS, 100)]
+    PlaidIndex.build(tmp_path / "one", [_batch(many)], settings=PlaidSettings(threads=1)).close()
+    with pytest.raises(AssertionError, match="a pool of threads"):
+        PlaidIndex.build(tmp_path / "two", [_batch(many)], settings=PlaidSettings(threads=2))
