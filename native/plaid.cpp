@@ -20,14 +20,6 @@ int64_t now() {
         .count();
 }
 
-void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
-    if ((int64_t)candidates.size() > wanted) {
-        std::nth_element(candidates.begin(), candidates.begin() + wanted, candidates.end(),
-                         is_better);
-        candidates.resize(wanted);
-    }
-}
-
 // How much documents gain by their residuals over what their centroids say.
 struct Gains {
     double total = 0, squares = 0;

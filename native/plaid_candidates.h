@@ -9,9 +9,12 @@ namespace {
 // Bins of approximate scores; the last candidates are those of a whole bin.
 constexpr int BINS = 4096;
 
-// For each column the largest score that at least `count` of the blocks' best reach.
-void find_thresholds(int columns, int64_t blocks, int count, Scratch& s) {
-    s.thresholds.resize(columns);
+// For each column the largest score that at least `count` of the blocks' best reach, or less.
+void find_thresholds(int columns, int64_t blocks, int64_t count, Scratch& s) {
+    // More than 16 bits count: every centroid is looked at. A count that wraps around where there
+    // are more blocks is too small, so that a threshold gets lower than it need be.
+    s.thresholds.assign(columns, -32768);
+    if (count > 32767) return;
     for (int column = 0; column < columns; column += COLUMN_GROUP) {
         Shorts threshold = Shorts{} + (int16_t)-32768;
         for (int bit = 15; bit >= 0; --bit) {
@@ -22,7 +25,7 @@ void find_thresholds(int columns, int64_t blocks, int count, Scratch& s) {
             for (int64_t b = 0; b < blocks; ++b)
                 reached -= (Shorts)(load_group(s.block_best.data() + b * columns + column) >=
                                     higher);
-            const Shorts is_enough = (Shorts)(reached >= (int16_t)std::min(count, 32767));
+            const Shorts is_enough = (Shorts)(reached >= (int16_t)count);
             threshold = is_enough ? higher : threshold;
         }
         std::memcpy(s.thresholds.data() + column, &threshold, sizeof threshold);
@@ -46,10 +49,10 @@ inline uint32_t reaching(const int16_t* scores, Shorts thresholds) {
 }
 
 // The best centroids of each query token, best first.
-__attribute__((noinline)) void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
+void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block, Scratch& s) {
     const int columns = q.columns;
     const int64_t blocks = (codec.centroids + block - 1) / block;
-    find_thresholds(columns, blocks, (int)std::min<int64_t>(wanted, blocks), s);
+    find_thresholds(columns, blocks, std::min<int64_t>(wanted, blocks), s);
     if ((int)s.probes.size() < columns) s.probes.resize(columns);
     for (auto& each : s.probes) each.clear();
     for (int column = 0; column < q.tokens; column += COLUMN_GROUP) {
@@ -93,7 +96,7 @@ void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
 }
 
 // Adds up what the documents of the probed centroids gain over the last probe of each query token.
-__attribute__((noinline)) void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
+void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
     if ((int64_t)s.gains.size() < view.documents || s.stamp > 0xffffffffu - 2 - (uint32_t)q.tokens) {
         s.gains.assign(std::max<size_t>(s.gains.size(), view.documents), Gain{0, 0});
         s.stamp = 0;
@@ -149,7 +152,7 @@ __attribute__((noinline)) void gather(const PlaidView& view, const Query& q, con
 
 // The touched documents with the highest gains: `wanted`, and what is as good as the last of them
 // by a bin's width.
-__attribute__((noinline)) void choose_candidates(int wanted, Scratch& s) {
+void choose_candidates(int wanted, Scratch& s) {
     s.candidates.clear();
     const Gain* gains = s.gains.data();
     float most = 0;
@@ -157,11 +160,7 @@ __attribute__((noinline)) void choose_candidates(int wanted, Scratch& s) {
         for (const int64_t position : s.touched) most = std::max(most, gains[position].value);
     if (most == 0) {
         for (const int64_t position : s.touched) s.candidates.push_back({0, position});
-        if ((int64_t)s.candidates.size() > wanted) {
-            std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted,
-                             s.candidates.end(), is_better);
-            s.candidates.resize(wanted);
-        }
+        keep_best(s.candidates, wanted);
         return;
     }
     const float to_bin = std::min((BINS - 1) / most, -LOWEST);
@@ -234,7 +233,7 @@ inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segme
 }
 
 // Scores candidates by their centroids alone and keeps the best.
-__attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
+void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
     s.best_shorts.resize(q.columns);
     for (size_t at = 0; at < s.candidates.size(); ++at) {
         if (at + DOCUMENTS_AHEAD < s.candidates.size()) {
@@ -261,11 +260,7 @@ __attribute__((noinline)) void score_by_centroids(const PlaidView& view, const Q
                      load(q.lengths.data() + column);
         s.candidates[at].score = sum(total);
     }
-    if ((int64_t)s.candidates.size() > wanted) {
-        std::nth_element(s.candidates.begin(), s.candidates.begin() + wanted, s.candidates.end(),
-                         is_better);
-        s.candidates.resize(wanted);
-    }
+    keep_best(s.candidates, wanted);
 }
 
 }  // namespace

@@ -29,6 +29,14 @@ inline bool is_better(const Scored& a, const Scored& b) {
     return a.score > b.score || (a.score == b.score && a.position < b.position);
 }
 
+inline void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
+    if ((int64_t)candidates.size() > wanted) {
+        std::nth_element(candidates.begin(), candidates.begin() + wanted, candidates.end(),
+                         is_better);
+        candidates.resize(wanted);
+    }
+}
+
 struct Gain {
     float value;
     uint32_t stamp;  // of the query token that last touched it

@@ -17,6 +17,7 @@ from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher, Stages
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
 from retrieval.indexing.plaid.searcher import engine_name
+from retrieval.indexing.plaid.segment import make_segment
 from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled library")
@@ -231,3 +232,24 @@ def test_kmeans_through_the_library_serves_tokens_as_well() -> None:
         means.append((world.tokens * centroids[codes]).sum(axis=1).mean())
     assert means[1] == pytest.approx(means[0], rel=2e-3)
     assert isinstance(world.codec, ResidualCodec)
+
+
+def test_more_probes_than_16_bits_count_are_all_looked_at() -> None:
+    # Each document has one token, at a centroid of its own.
+    count = 40_000
+    units = np.random.default_rng(0).standard_normal((count, 8)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    codec = ResidualCodec(
+        centroids=units.astype(np.float16).astype(np.float32),
+        values=np.linspace(-0.1, 0.1, 16, dtype=np.float32),
+        spread=0.05,
+    )
+    codes = np.arange(count)
+    segment = make_segment([1] * count, codec.encode(units, codes))
+    fast = NativeSearcher(codec, [segment])
+    for probes in (30_000, 36_000, count):
+        effort = Effort(probes, count, count, 0)
+        positions, _ = fast.search(units[:1], effort, None)
+        assert len(positions) == probes
+        best = np.argsort(-(codec.centroids @ units[0]))[: probes - 200]
+        assert np.isin(best, positions).mean() > 0.999
