@@ -22,7 +22,6 @@ import gc
 import json
 import logging
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ import numpy as np
 import torch
 from measures import PeakMemory, padding, product_rate
 from numpy.typing import NDArray
+from provenance import commit
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 from workloads import (
@@ -97,7 +97,7 @@ def main() -> None:
         gc.collect()
     report = {
         "benchmark": "encode",
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": _hardware(arguments.device),
         "versions": {
             each: version(each) for each in ("torch", "transformers", "sentence-transformers")
@@ -342,11 +342,6 @@ def _hardware(device: str) -> dict[str, Any]:
         "kernels": native.instruction_set(),
         "attention": resolve("auto", device, torch.bfloat16, False),
     }
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:

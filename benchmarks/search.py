@@ -23,13 +23,13 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import search_tables
+from provenance import commit
 from search_data import DEFAULT_FOLDER, DEFAULT_TEXTS, QUERIES, SEED, SearchData, prepare
 from search_encoding import DOCUMENTS
 from search_measures import Row, cheapest, measure, side_by_side, throughput
@@ -54,7 +54,7 @@ def main() -> None:
     if arguments.json:
         report = {
             "benchmark": "search",
-            "commit": _commit(),
+            "commit": commit(),
             "hardware": _hardware(),
             "seed": SEED,
             "threads": arguments.threads,
@@ -186,11 +186,6 @@ def _hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernels": native.instruction_set(),
     }
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:

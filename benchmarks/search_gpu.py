@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from provenance import commit
 from search_data import DEFAULT_FOLDER, DEFAULT_TEXTS, QUERIES, SEED, SearchData, prepare
 from search_encoding import DOCUMENTS
 from search_truth import recall
@@ -66,7 +66,7 @@ def main() -> None:
     result["exact"] = _exact(data, queries, arguments.rounds)
     report = {
         "benchmark": "search_gpu",
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": _hardware(device),
         "seed": SEED,
         "rounds": arguments.rounds,
@@ -224,11 +224,6 @@ def _hardware(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernels": native.instruction_set(),
     }
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:

@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from contextlib import nullcontext
@@ -32,6 +31,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from provenance import commit
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from workloads import SHAPES, ShapeName, draw_lengths, save_model
 
@@ -67,7 +67,7 @@ def main() -> None:
     if arguments.json:
         report = {
             "benchmark": "train_step",
-            "commit": _commit(),
+            "commit": commit(),
             "hardware": {
                 "device": arguments.device,
                 "processor": platform.processor(),
@@ -154,11 +154,6 @@ def _print(dtype: str, result: dict[str, Any]) -> None:
         f"packed {packed:6.3f} s (loss {result['packed_loss']:.5f})   {compared}",
         flush=True,
     )
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:

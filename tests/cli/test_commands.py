@@ -7,9 +7,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,58 +17,10 @@ import torch
 import retrieval
 from retrieval import EmbeddingStore, MultiVectorEncoder
 from retrieval.backbone.attention_choice import AttentionName
-from retrieval.cli.main import main
 from retrieval.cli.options import ModelOptions, process_devices
 from retrieval.errors import ConfigError
 from retrieval.evaluation import Result, read_run
-
-LINES = [
-    '{"_id": "paris", "title": "France", "text": "Paris is the capital of France."}',
-    '{"_id": "berlin", "text": "Berlin is the capital of Germany."}',
-    '{"_id": "bread", "text": "Bread is baked from flour, water and salt."}',
-]
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `retrieval ARGUMENTS` and give its exit code, stdout and stderr."""
-
-    def command(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return command
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("\n".join(LINES), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "colbert"
-    MultiVectorEncoder.from_backbone(tiny_backbone, width=16).save(folder)
-    return folder
+from tests.cli.running import LINES, Run
 
 
 @pytest.fixture
@@ -378,32 +329,6 @@ def test_bad_usage_ends_with_code_2(
     assert "Traceback" not in failed.err
 
 
-def test_export_writes_what_loads_again_and_says_so(
-    run: Run, tmp_path: Path, colbert: Path
-) -> None:
-    output = tmp_path / "pylate"
-    done = run("export", colbert, "--to", "pylate", "--output", output)
-    assert done.code == 0, done.err
-    assert done.out.startswith(f"{output}: pylate, ")
-    exported = MultiVectorEncoder.load(output).reference
-    assert exported.fingerprint == MultiVectorEncoder.load(colbert).reference.fingerprint
-    assert run("export", colbert, "--to", "pylate", "--output", output).code == 2
-    again = run("export", colbert, "--to", "pylate", "--output", output, "--overwrite", "--json")
-    facts = json.loads(again.out)
-    assert facts["folder"] == str(output)
-    assert facts["model"]["fingerprint"] == exported.fingerprint
-    assert facts["max_difference"] <= 1e-5
-
-
-def test_export_of_a_dense_model_to_pylate_is_one_line_of_error(
-    run: Run, tmp_path: Path, minilm_path: Path
-) -> None:
-    failed = run("export", minilm_path, "--to", "pylate", "--output", tmp_path / "pylate")
-    assert failed.code == 1
-    assert failed.err.strip().splitlines()[-1].startswith("error: PyLate holds multi-vector models")
-    assert not (tmp_path / "pylate").exists()
-
-
 def test_info_tells_versions_and_extras(run: Run) -> None:
     facts = json.loads(run("info", "--json").out)
     assert facts["modernbert-retrieval"] == retrieval.__version__
@@ -421,21 +346,3 @@ def test_the_installed_command_ends_with_one_line_on_a_missing_file() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "error: no-such-index: no index here (no file CURRENT)\n"
-
-
-def test_verify_says_that_an_index_is_whole_and_which_file_is_not(
-    run: Run, corpus: Path, tmp_path: Path
-) -> None:
-    assert run("index", corpus, "-o", tmp_path / "index").code == 0
-    whole = run("verify", tmp_path / "index")
-    assert whole.code == 0
-    assert "whole; lexical index of " in whole.out
-    found = json.loads(run("verify", tmp_path / "index", "--json").out)
-    assert (found["kind"], found["version"]) == ("lexical", "000001")
-    path = next((tmp_path / "index" / "versions").glob("*/weights.safetensors"))
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    failed = run("verify", tmp_path / "index")
-    assert failed.code == 1
-    assert "weights.safetensors: changed since it was written" in failed.err

@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from retrieval import MultiVectorEncoder
-from retrieval.cli.main import main
 from retrieval.indexing import Retriever, open_index
 from retrieval.indexing.fusion import FusionSettings, fuse
 from retrieval.scoring import maxsim
+from tests.cli.running import Outcome, Run
 
 TEXTS = {
     "paris": "Paris is the capital of France.",
     "berlin": "Berlin is the capital of Germany.",
     "bread": "Bread is baked from flour, water and salt.",
 }
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def command(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return command
 
 
 @pytest.fixture(scope="module")

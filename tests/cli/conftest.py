@@ -1,0 +1,45 @@
+"""What the tests of all commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrieval import MultiVectorEncoder
+from retrieval.cli.main import main
+from tests.cli.running import LINES, Outcome, Run
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `retrieval ARGUMENTS` and give its exit code, stdout and stderr."""
+
+    def command(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A file of three documents."""
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(LINES), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def colbert(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multi-vector model with random weights."""
+    folder = tmp_path_factory.mktemp("models") / "colbert"
+    MultiVectorEncoder.from_backbone(tiny_backbone, width=16).save(folder)
+    return folder
