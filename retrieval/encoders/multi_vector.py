@@ -18,19 +18,18 @@ from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.dense import Dtype, torch_dtype
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
+from retrieval.encoders.multi_vector_models import HAS_NATIVE, add_prefix_tokens, model_class
 from retrieval.encoders.multi_vector_settings import native_settings, pylate_settings
 from retrieval.encoders.streaming import Report, in_windows, silent
 from retrieval.encoders.token_limits import check_token_limit, document_limit, set_token_limits
 from retrieval.encoders.token_reduction import TokenReduction
 from retrieval.encoders.tokens import Role
-from retrieval.errors import CheckpointError, ConfigError, MissingExtraError, MissingNativeError
+from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
 from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder as NativeModel
-
-_HAS_NATIVE = hasattr(sentence_transformers, "MultiVectorEncoder")
 
 
 class MultiVectorEncoder:
@@ -124,7 +123,7 @@ class MultiVectorEncoder:
                 f"{name}: {found}, not a multi-vector model: load it with DenseEncoder, or start "
                 "a multi-vector one from it with MultiVectorEncoder.from_backbone"
             )
-        model = _model_class()(
+        model = model_class()(
             name,
             device=device,
             revision=revision,
@@ -192,7 +191,7 @@ class MultiVectorEncoder:
 
         Source: Khattab and Zaharia 2020, arXiv:2004.12832.
         """
-        if not _HAS_NATIVE:
+        if not HAS_NATIVE:
             raise MissingNativeError(
                 "MultiVectorEncoder.from_backbone needs sentence-transformers >= 6.0, found "
                 f"{sentence_transformers.__version__}: make the model with pylate.models.ColBERT "
@@ -214,7 +213,7 @@ class MultiVectorEncoder:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            _add_prefix_tokens(transformer, [query_prefix, document_prefix])
+            add_prefix_tokens(transformer, [query_prefix, document_prefix])
             projection = Dense(
                 transformer.get_embedding_dimension(),
                 width,
@@ -398,31 +397,3 @@ def _reported(batches: Iterator[Batch], report: Report) -> Iterator[Batch]:
 
 def _text_length(item: tuple[str, int]) -> int:
     return len(item[0])
-
-
-def _model_class() -> Any:
-    """Sentence Transformers' MultiVectorEncoder, or PyLate's ColBERT where there is none."""
-    if _HAS_NATIVE:
-        return sentence_transformers.MultiVectorEncoder
-    try:
-        from pylate.models import ColBERT
-    except ImportError as error:
-        raise MissingExtraError(
-            f"A multi-vector model under sentence-transformers {sentence_transformers.__version__}",
-            "pylate",
-        ) from error
-    return ColBERT
-
-
-def _add_prefix_tokens(transformer: Any, prefixes: Sequence[str]) -> None:
-    """Make each prefix one token, so that it is the same token whatever text follows."""
-    from tokenizers import AddedToken
-
-    tokens = [AddedToken(each, normalized=False, special=True) for each in prefixes if each]
-    if not tokens:
-        return
-    tokenizer = transformer.tokenizer
-    tokenizer.add_tokens(tokens, special_tokens=True)
-    backbone = transformer.auto_model
-    if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
-        backbone.resize_token_embeddings(len(tokenizer))

@@ -112,6 +112,6 @@ def test_a_dense_model_is_refused(minilm_path: Path) -> None:
 def test_old_sentence_transformers_are_told_what_is_missing(
     tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multi_vector, "_HAS_NATIVE", False)
+    monkeypatch.setattr(multi_vector, "HAS_NATIVE", False)
     with pytest.raises(MissingNativeError, match=r"needs sentence-transformers >= 6\.0"):
         MultiVectorEncoder.from_backbone(tiny_backbone)
