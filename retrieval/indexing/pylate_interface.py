@@ -17,7 +17,7 @@ gives 0 to any document that it padded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, cast
@@ -89,7 +89,7 @@ class PLAID:
             seed: of what is learned.
             use_triton: without effect.
             n_ivf_probe: our `probes`; our own default where it is not given.
-            n_full_scores: our `candidates`; the same.
+            n_full_scores: our `scored`; the same.
             batch_size: without effect.
             num_threads: without effect.
             show_progress: a search shows none.
@@ -113,7 +113,7 @@ class PLAID:
         named = [name for name, value in unused.items() if value is not None]
         if named:
             logger.warning("without effect on this PLAID index: %s", ", ".join(named))
-        searching = {"probes": n_ivf_probe, "candidates": n_full_scores}
+        searching = {"probes": n_ivf_probe, "scored": n_full_scores}
         self._searching: Any = {
             name: value for name, value in searching.items() if value is not None
         }
@@ -134,31 +134,38 @@ class PLAID:
             DuplicateIdError: an id is there already: `update_documents` replaces it.
             InputError: an id is no string, or another number of ids than of documents.
         """
-        return self._change((), _listed(documents_ids), _arrays(documents_embeddings))
+        ids, items = _listed(documents_ids), _arrays(documents_embeddings)
+        return self._change(ids, items, lambda index: index.add(ids, items))
 
     def remove_documents(self, documents_ids: str | Sequence[str]) -> Self:
         """Remove documents; unknown ids are passed over."""
-        return self if self.index is None else self._change(_listed(documents_ids), [], [])
+        if self.index is None:
+            return self
+        gone = _listed(documents_ids)
+        return self._change(
+            [], [], lambda index: index.delete(each for each in gone if each in index)
+        )
 
     def update_documents(
         self, documents_ids: str | Sequence[str], documents_embeddings: Embeddings
     ) -> Self:
         """Replace documents, and add those that are not there; one change for other readers."""
-        ids = _listed(documents_ids)
-        return self._change(ids, ids, _arrays(documents_embeddings))
+        ids, items = _listed(documents_ids), _arrays(documents_embeddings)
+        return self._change(ids, items, lambda index: index.upsert(ids, items))
 
-    def _change(self, gone: Sequence[str], ids: list[str], items: list[Vectors]) -> Self:
-        """Save a change; a failure changes nothing, and others may write before and after."""
+    def _change(
+        self, ids: list[str], items: list[Vectors], change: Callable[[PlaidIndex], None]
+    ) -> Self:
+        """Save a change, or build from the first documents; others may write before and after."""
         if self.index is None:
             batch: Batch[Sequence[Vectors]] = Batch(ids, items)
             PlaidIndex.build(
                 self._folder, [batch], settings=self._settings, overwrite=self._override
-            )
+            ).close()
         else:
-            writer = PlaidIndex.open(self._folder, writable=True)
-            writer.delete([each for each in gone if each in writer])
-            writer.add(ids, items)
-            writer.save()
+            with PlaidIndex.open(self._folder, writable=True) as writer:
+                change(writer)
+                writer.save()
         self._open()
         return self
 

@@ -165,3 +165,12 @@ def test_what_pylate_takes_and_we_do_not_is_named(
 def test_the_module_loads_no_torch() -> None:
     program = "import retrieval.indexing.pylate_interface, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_pylates_names_of_settings_are_ours(tmp_path: Path) -> None:
+    world = multi_vectors()
+    index = indexes.PLAID(str(tmp_path), "named", nbits=2, n_ivf_probe=7, n_full_scores=50)
+    index.add_documents(world.ids[:100], world.items[:100])
+    assert index.index is not None
+    settings = index.index.settings
+    assert (settings.bits, settings.probes, settings.scored) == (2, 7, 50)

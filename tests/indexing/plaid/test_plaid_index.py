@@ -87,9 +87,9 @@ def recall(found: list[list[Hit]], expected: list[list[Hit]]) -> float:
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize("candidates", [40, 10_000])
+@pytest.mark.parametrize("scored", [40, 10_000])
 def test_looking_at_everything_gives_the_exact_ranking(
-    tmp_path: Path, documents: Documents, queries: Documents, candidates: int
+    tmp_path: Path, documents: Documents, queries: Documents, scored: int
 ) -> None:
     index = build(
         tmp_path / "plaid",
@@ -97,7 +97,7 @@ def test_looking_at_everything_gives_the_exact_ranking(
         bits=8,
         centroids=512,
         probes=512,
-        candidates=candidates,
+        scored=scored,
         margin=100,
         patience=100,
     )
@@ -108,7 +108,7 @@ def test_looking_at_everything_gives_the_exact_ranking(
 def test_a_tenth_of_the_documents_holds_nearly_all_hits(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, candidates=40)
+    index = build(tmp_path / "plaid", documents, scored=40)
     expected = exact_hits(tmp_path / "exact", documents, queries, 10)
     assert recall(index.search(queries, 10), expected) > 0.9
 
@@ -116,15 +116,15 @@ def test_a_tenth_of_the_documents_holds_nearly_all_hits(
 def test_batches_may_be_cut_anywhere(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    whole = build(tmp_path / "whole", documents, candidates=40, sample_tokens=500)
-    cut = build(tmp_path / "cut", documents, candidates=40, sample_tokens=500, batch_size=7)
+    whole = build(tmp_path / "whole", documents, scored=40, sample_tokens=500)
+    cut = build(tmp_path / "cut", documents, scored=40, sample_tokens=500, batch_size=7)
     assert whole.search(queries, 10) == cut.search(queries, 10)
 
 
 def test_what_was_saved_answers_as_before(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, candidates=40)
+    index = build(tmp_path / "plaid", documents, scored=40)
     assert PlaidIndex.open(tmp_path / "plaid").search(queries, 10) == index.search(queries, 10)
 
 
@@ -132,7 +132,7 @@ def test_a_narrow_filter_is_searched_exhaustively(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
     allowed = IDS[5:400:20]
-    index = build(tmp_path / "plaid", documents, bits=8, probes=1, candidates=20)
+    index = build(tmp_path / "plaid", documents, bits=8, probes=1, scored=20)
     expected = exact_hits(tmp_path / "exact", documents, queries, 20, allowed=allowed)
     for one, other in zip(index.search(queries, 20, allowed=allowed), expected, strict=True):
         assert sorted(ids_of(one)) == sorted(ids_of(other))
@@ -142,7 +142,7 @@ def test_a_wide_filter_costs_no_recall(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
     allowed = IDS[::3]
-    index = build(tmp_path / "plaid", documents, probes=8, candidates=40)
+    index = build(tmp_path / "plaid", documents, probes=8, scored=40)
     found = index.search(queries, 10, allowed=allowed)
     assert all(set(ids_of(hits)) <= set(allowed) for hits in found)
     expected = exact_hits(tmp_path / "exact", documents, queries, 10, allowed=allowed)
@@ -152,7 +152,7 @@ def test_a_wide_filter_costs_no_recall(
 def test_few_probes_are_widened_until_k_documents_are_there(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, centroids=512, probes=1, candidates=1)
+    index = build(tmp_path / "plaid", documents, centroids=512, probes=1, scored=1)
     for k in (1, 50, 190):
         assert [len(set(ids_of(hits))) for hits in index.search(queries, k)] == [k] * 20
 
@@ -160,7 +160,7 @@ def test_few_probes_are_widened_until_k_documents_are_there(
 def test_added_documents_leave_the_centroids_alone(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents[:300], candidates=40)
+    index = build(tmp_path / "plaid", documents[:300], scored=40)
     before = np.array(_centroids(tmp_path / "plaid"))
     index.add(IDS[300:], documents[300:])
     index.save()
@@ -175,7 +175,7 @@ def test_deleted_documents_are_passed_over(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
     index = build(
-        tmp_path / "plaid", documents, bits=8, probes=512, candidates=40, margin=100, patience=100
+        tmp_path / "plaid", documents, bits=8, probes=512, scored=40, margin=100, patience=100
     )
     best = [hits[0].document_id for hits in index.search(queries, 1)]
     index.delete(set(best))
@@ -241,7 +241,7 @@ def test_longer_tokens_score_by_their_length(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
     longer = [each * (1 + at % 3) for at, each in enumerate(documents)]
-    index = build(tmp_path / "plaid", longer, bits=8, candidates=400)
+    index = build(tmp_path / "plaid", longer, bits=8, scored=400)
     expected = exact_hits(tmp_path / "exact", longer, queries, 5)
     for one, other in zip(index.search(queries, 5), expected, strict=True):
         assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], rel=0.01)
@@ -250,10 +250,10 @@ def test_longer_tokens_score_by_their_length(
 def test_settings_of_searching_can_be_changed(
     tmp_path: Path, documents: Documents, queries: Documents
 ) -> None:
-    index = build(tmp_path / "plaid", documents, probes=1, candidates=20, scored=20)
+    index = build(tmp_path / "plaid", documents, probes=1, scored=20)
     expected = exact_hits(tmp_path / "exact", documents, queries, 10)
     narrow = recall(index.search(queries, 10), expected)
-    index.settings = replace(index.settings, probes=64, candidates=200, scored=200, quality="best")
+    index.settings = replace(index.settings, probes=64, scored=200)
     assert recall(index.search(queries, 10), expected) > narrow
 
 
@@ -286,6 +286,7 @@ def test_a_nan_is_refused_with_the_id(tmp_path: Path, documents: Documents) -> N
         {"centroids": "many"},
         {"probes": 0},
         {"candidates": 0},
+        {"scored": 0},
         {"sample_tokens": 0},
         {"iterations": 0},
         {"seed": -1},
