@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, InputError
 from retrieval.indexing.index import Batch, Index
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
 from retrieval.indexing.token_scores import maxsim_scores
-from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors
+from retrieval.indexing.vectors import Vectors, as_array, check_multi_queries, check_multi_vectors
 from retrieval.records import Hit
 
 logger = logging.getLogger(__name__)
@@ -279,19 +278,7 @@ def _listed(ids: str | Iterable[str]) -> list[str]:
 
 def _arrays(embeddings: Embeddings) -> list[Vectors]:
     """Embeddings in any of PyLate's forms as a list of (tokens, D)."""
-    if _is_tensor(embeddings) or isinstance(embeddings, np.ndarray):
-        array = _array(embeddings)
-        return [array] if array.ndim == 2 else list(array)
-    return [_array(each) for each in embeddings]
-
-
-def _array(embedding: Any) -> NDArray[Any]:
-    if _is_tensor(embedding):
-        # NumPy has no bfloat16.
-        return cast("NDArray[Any]", embedding.detach().cpu().float().numpy())
-    return np.asarray(embedding)
-
-
-def _is_tensor(embedding: Any) -> bool:
-    """Whether it is a torch tensor, told without torch."""
-    return hasattr(embedding, "detach")
+    if isinstance(embeddings, Sequence):
+        return [as_array(each) for each in embeddings]
+    array = as_array(embeddings)
+    return [array] if array.ndim == 2 else list(array)
