@@ -118,18 +118,22 @@ def make_backbone(folder: Path, pairs: Sequence[CodeFunction]) -> None:
 def train(output: Path, kind: str, dry_run: bool) -> None:
     """Train `dense` or `colbert` as train/recipes/code-*.toml do."""
     from retrieval.training import recipes, runs
+    from retrieval.training.examples import DataSettings
+    from retrieval.training.fitting import OptimizerSettings
+    from retrieval.training.losses import MultiVectorLossSettings
+    from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 
     backbone = str(output / "backbone")
-    data = recipes.DataSettings(train=(str(output / "data" / "train.jsonl"),))
-    optimizer = recipes.OptimizerSettings(
+    data = DataSettings(train=(str(output / "data" / "train.jsonl"),))
+    optimizer = OptimizerSettings(
         epochs=2, batch_size=64, mini_batch_size=None, lr=2e-3, warmup_fraction=0.1
     )
     if kind == "dense":
-        dense = recipes.DenseModelSettings(backbone=backbone, query_length=32, document_length=96)
+        dense = DenseModelSettings(backbone=backbone, query_length=32, document_length=96)
         dense_recipe = recipes.DenseRecipe(model=dense, data=data, optimizer=optimizer)
         runs.train_dense(dense_recipe, output / kind, overwrite=True, dry_run=dry_run)
         return
-    colbert = recipes.MultiVectorModelSettings(
+    colbert = MultiVectorModelSettings(
         backbone=backbone,
         width=64,
         query_length=32,
@@ -137,7 +141,9 @@ def train(output: Path, kind: str, dry_run: bool) -> None:
         query_expansion=False,
         skiplist=(),
     )
-    recipe = recipes.MultiVectorRecipe(model=colbert, data=data, optimizer=optimizer, scale=8.0)
+    recipe = recipes.MultiVectorRecipe(
+        model=colbert, data=data, optimizer=optimizer, loss=MultiVectorLossSettings(scale=8.0)
+    )
     runs.train_multi_vector(recipe, output / kind, overwrite=True, dry_run=dry_run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,17 @@ from retrieval.files import BadLines, read_jsonl
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the training examples come from."""
+
+    train: tuple[str, ...]
+    """JSONL files (.gz too) with `anchor`/`query`, `positive` and any `negative*` columns, or, for
+    distillation, `query`, `documents` and `scores`; paths from the current folder."""
+    limit: int | None = None
+    """Read at most this many examples."""
 
 
 def read_contrastive(paths: Sequence[str | Path], limit: int | None = None) -> Dataset:

@@ -14,15 +14,12 @@ from retrieval import load_encoder
 from retrieval.backbone.scratch import BackboneSettings, create_backbone
 from retrieval.corpus import read_corpus
 from retrieval.scoring import maxsim
-from retrieval.training.recipes import (
-    DataSettings,
-    DenseModelSettings,
-    DenseRecipe,
-    MultiVectorModelSettings,
-    MultiVectorRecipe,
-    OptimizerSettings,
-)
+from retrieval.training.examples import DataSettings
+from retrieval.training.fitting import OptimizerSettings
+from retrieval.training.losses import MultiVectorLossSettings
+from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
+from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def trained(
             model=MultiVectorModelSettings(**shape, width=32),
             data=data,
             optimizer=optimizer,
-            scale=8.0,
+            loss=MultiVectorLossSettings(scale=8.0),
         ),
         folder / "multi_vector",
     )

@@ -17,15 +17,12 @@ from retrieval.backbone.packing import PackedBatch
 from retrieval.config import from_mapping, read_recipe
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.scoring import dot, maxsim
-from retrieval.training.recipes import (
-    DataSettings,
-    DenseModelSettings,
-    DenseRecipe,
-    MultiVectorModelSettings,
-    MultiVectorRecipe,
-    OptimizerSettings,
-)
+from retrieval.training.examples import DataSettings
+from retrieval.training.fitting import OptimizerSettings
+from retrieval.training.losses import MultiVectorLossSettings
+from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
+from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 
 WORDS = ["file", "path", "read", "folder", "return", "def", "f(x)", "(or", "the", "of"]
 QUICK = OptimizerSettings(
@@ -142,7 +139,9 @@ def test_distillation_learns_the_teachers_order(
     path = tmp_path / "scores.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     recipe = replace(
-        colbert_recipe, loss="distillation", data=DataSettings(train=(str(path),)), temperature=1.0
+        colbert_recipe,
+        loss=MultiVectorLossSettings(kind="distillation"),
+        data=DataSettings(train=(str(path),)),
     )
     encoder = train_multi_vector(recipe, tmp_path / "run")
     queries = list(encoder.encode_queries(WORDS[:4]))
