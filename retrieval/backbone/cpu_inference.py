@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from retrieval.backbone import int8, kernels
 from retrieval.backbone.packing import PackedBatch
@@ -23,6 +24,18 @@ from retrieval.backbone.rotary import RotaryTables
 
 # oneDNN chooses a weight's layout for products of about so many rows.
 PACKED_ROWS = 1024
+
+# Counts the steps of every optimizer: the fused ones (the trainer's default) change parameters
+# without changing torch's own counter of a parameter's versions.
+_optimizer_steps = 0
+
+
+def _count_optimizer_step(*_: object) -> None:
+    global _optimizer_steps
+    _optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count_optimizer_step)
 
 
 class CpuModernBert:
@@ -32,7 +45,7 @@ class CpuModernBert:
         self._model = model
         self._rotary = rotary
         self._is_int8 = is_int8
-        self._version: tuple[tuple[int, int], ...] = ()
+        self._version: tuple[int, tuple[tuple[int, int], ...]] = (-1, ())
         self._layers: list[_Layer] = []
         self._packing = Lock()
 
@@ -64,7 +77,8 @@ class CpuModernBert:
             return self._last_norm(x)[:rows]
 
     def _refresh(self) -> None:
-        version = tuple((each.data_ptr(), _version(each)) for each in self._model.parameters())
+        parameters = tuple((each.data_ptr(), _version(each)) for each in self._model.parameters())
+        version = (_optimizer_steps, parameters)
         if version == self._version:
             return
         config = self._model.config

@@ -34,11 +34,15 @@ def scale_a_norm(model: Any) -> None:
         model.layers[2].mlp_norm.weight.mul_(3)
 
 
-def take_an_optimizer_step(model: Any) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+def take_an_optimizer_step(model: Any, fused: bool = False) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
     model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state.square().sum().backward()
     optimizer.step()
     model.zero_grad()
+
+
+def take_a_fused_optimizer_step(model: Any) -> None:
+    take_an_optimizer_step(model, fused=True)
 
 
 def load_other_weights(model: Any) -> None:
@@ -72,6 +76,7 @@ def assert_equal(packed: PackedModernBert, ids: list[list[int]], expected: Tenso
         turn_a_weight,
         scale_a_norm,
         take_an_optimizer_step,
+        take_a_fused_optimizer_step,
         load_other_weights,
         replace_a_layer,
     ],
