@@ -20,6 +20,7 @@ from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import BatchedInference
 from retrieval.encoders.quantization import Quantization
+from retrieval.encoders.starters import checkpoint_folder
 from retrieval.encoders.streaming import Report, in_windows, silent
 from retrieval.encoders.token_limits import set_token_limits
 from retrieval.encoders.tokens import Role
@@ -90,7 +91,7 @@ class DenseEncoder:
         """Load a Sentence Transformers checkpoint.
 
         Args:
-            name: a folder, or a name on the hub.
+            name: a folder, a name on the hub, or a starter (`encoders.starters`).
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
             dtype: of the weights; the embeddings are float32 always.
             revision: a branch, tag or commit on the hub.
@@ -111,7 +112,8 @@ class DenseEncoder:
             ConfigError: a width or a limit that the model does not have.
         """
         name = remembered_name(name)
-        kind = checkpoint_kind(name, revision=revision)
+        where = checkpoint_folder(name)
+        kind = checkpoint_kind(where, revision=revision)
         if kind == "multi_vector":
             raise CheckpointError(f"{name}: a multi-vector model: load it with MultiVectorEncoder")
         if kind == "backbone":
@@ -120,7 +122,7 @@ class DenseEncoder:
                 "DenseEncoder.from_backbone"
             )
         model = SentenceTransformer(
-            name,
+            where,
             device=device,
             revision=revision,
             truncate_dim=width,

@@ -11,6 +11,7 @@ from retrieval.encoders.checkpoints import checkpoint_kind
 from retrieval.encoders.dense import DenseEncoder, Dtype
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.encoders.quantization import Quantization
+from retrieval.encoders.starters import checkpoint_folder
 from retrieval.errors import ConfigError
 
 
@@ -34,7 +35,7 @@ def load_encoder(
     """Load a dense or multi-vector checkpoint, whichever it is.
 
     Args:
-        name: a folder, or a name on the hub.
+        name: a folder, a name on the hub, or a starter: starter-dense, starter-colbert.
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         dtype: of the weights; the embeddings are float32 always.
         revision: a branch, tag or commit on the hub.
@@ -55,7 +56,8 @@ def load_encoder(
     """
     dense_only = {"normalize": normalize, "quantization": quantization}
     multi_only = {"pool_factor": pool_factor, "protected_tokens": protected_tokens}
-    is_multi_vector = checkpoint_kind(str(name), revision=revision) == "multi_vector"
+    where = checkpoint_folder(str(name))
+    is_multi_vector = checkpoint_kind(where, revision=revision) == "multi_vector"
     foreign, own = (dense_only, multi_only) if is_multi_vector else (multi_only, dense_only)
     for option, value in foreign.items():
         if value is not None:

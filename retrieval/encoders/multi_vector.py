@@ -20,6 +20,7 @@ from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
 from retrieval.encoders.multi_vector_models import HAS_NATIVE, add_prefix_tokens, model_class
 from retrieval.encoders.multi_vector_settings import native_settings, pylate_settings
+from retrieval.encoders.starters import checkpoint_folder
 from retrieval.encoders.streaming import Report, in_windows, silent
 from retrieval.encoders.token_limits import check_token_limit, document_limit, set_token_limits
 from retrieval.encoders.token_reduction import TokenReduction
@@ -95,7 +96,7 @@ class MultiVectorEncoder:
         """Load a Sentence Transformers, PyLate or Stanford ColBERT checkpoint.
 
         Args:
-            name: a folder, or a name on the hub.
+            name: a folder, a name on the hub, or a starter (`encoders.starters`).
             device: "cpu", "cuda", ...; None takes a GPU where there is one.
             dtype: of the weights; the embeddings are float32 always.
             revision: a branch, tag or commit on the hub.
@@ -116,7 +117,8 @@ class MultiVectorEncoder:
             MissingExtraError: Sentence Transformers is older than 6 and PyLate is not installed.
         """
         name = remembered_name(name)
-        kind = checkpoint_kind(name, revision=revision)
+        where = checkpoint_folder(name)
+        kind = checkpoint_kind(where, revision=revision)
         if kind != "multi_vector":
             found = "a dense model" if kind == "dense" else "a plain backbone"
             raise CheckpointError(
@@ -124,7 +126,7 @@ class MultiVectorEncoder:
                 "a multi-vector one from it with MultiVectorEncoder.from_backbone"
             )
         model = model_class()(
-            name,
+            where,
             device=device,
             revision=revision,
             model_kwargs={"dtype": torch_dtype(dtype, device)},
