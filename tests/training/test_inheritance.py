@@ -37,7 +37,8 @@ def test_without_positions_the_states_are_those_of_the_bert() -> None:
         intermediate_size=64,
         initializer_range=0.3,
     )
-    bert = BertModel(config, add_pooling_layer=False).eval()
+    bert: Any = BertModel(config, add_pooling_layer=False)
+    bert.eval()
     torch.nn.init.zeros_(bert.embeddings.position_embeddings.weight)
     settings = InheritanceSettings(
         intermediate_size=64, global_attention_every=1, rope_theta=1e30, texts=300
@@ -53,7 +54,8 @@ def test_without_positions_the_states_are_those_of_the_bert() -> None:
 
 @pytest.mark.slow
 def test_a_pruned_model_keeps_most_of_minilm(minilm_path: Path) -> None:
-    bert = BertModel.from_pretrained(minilm_path, add_pooling_layer=False).eval()
+    bert: Any = BertModel.from_pretrained(minilm_path, add_pooling_layer=False)
+    bert.eval()
     tokenizer = AutoTokenizer.from_pretrained(minilm_path)
     lines = Path(torch.__file__).with_name("functional.py").read_text("utf-8").split("\n\n")
     ids = [each for each in tokenizer(lines)["input_ids"] if 8 <= len(each) <= 120]
