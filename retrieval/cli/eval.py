@@ -19,6 +19,7 @@ from retrieval.cli.options import (
     Settings,
     SkipBad,
     choose_kind,
+    default_model,
     index_settings,
     load_model,
     parent_options,
@@ -41,7 +42,7 @@ def evaluate(
     model: Model = None,
     index: Annotated[
         IndexKind | None,
-        typer.Option(help="By default plaid or faiss, as the model has it; bm25 without one."),
+        typer.Option(help="By default plaid or faiss, as the model has it; bm25 takes no model."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="By default test, or the only one.")] = None,
     metric: Annotated[
@@ -80,6 +81,7 @@ def evaluate(
         dataset, split=split, bad_lines=bad_lines, strict=strict
     )
     each_device = process_devices(devices, processes, options)
+    model = default_model(model, index)
     encoder = load_model(model, parent_options(options, each_device)) if model else None
     kind = choose_kind(index, encoder.reference if encoder else None)
     with tempfile.TemporaryDirectory() as temporary:

@@ -18,6 +18,7 @@ from retrieval.cli.options import (
     Settings,
     SkipBad,
     choose_kind,
+    default_model,
     index_settings,
     load_model,
     parent_options,
@@ -45,7 +46,7 @@ def index(
     model: Model = None,
     kind: Annotated[
         IndexKind | None,
-        typer.Option(help="By default plaid or faiss, as the model has it; bm25 without one."),
+        typer.Option(help="By default plaid or faiss, as the model has it; bm25 takes no model."),
     ] = None,
     setting: Settings = None,
     devices: Devices = None,
@@ -62,6 +63,8 @@ def index(
     each_device = process_devices(devices, processes, options)
     bad_lines = BadLines(skip=skip_bad)
     store = EmbeddingStore(corpus) if is_embedding_store(corpus) else None
+    if store is None:
+        model = default_model(model, kind)
     encoder = None
     if model:
         remembered = store.model.options if store else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -22,7 +23,9 @@ IndexKind = Literal["plaid", "faiss", "exact", "bm25"]
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Folder or hub name of a dense or multi-vector model."),
+    typer.Option(
+        "--model", "-m", help="Folder or hub name of a dense or multi-vector model, or a starter."
+    ),
 ]
 Devices = Annotated[
     str | None,
@@ -150,6 +153,23 @@ def load_model(
         max_tokens=options.max_tokens,
         **{**(remembered or {}), **chosen},
     )
+
+
+def default_model(model: str | None, kind: IndexKind | None) -> str | None:
+    """The model that a command takes: the one named, else a starter, none for a bm25 index.
+
+    A starter is announced in one line on stderr.
+    """
+    from retrieval.encoders.starters import DEFAULT_STARTER
+
+    if model or kind == "bm25":
+        return model
+    starter = "starter-dense" if kind == "faiss" else DEFAULT_STARTER
+    print(
+        f"no model named: {starter} it is, which comes with the package (--model names another)",
+        file=sys.stderr,
+    )
+    return starter
 
 
 def process_devices(
