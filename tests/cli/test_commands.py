@@ -38,10 +38,24 @@ def collection(tmp_path: Path) -> Path:
     return folder
 
 
-def test_without_a_model_index_and_search_are_bm25(run: Run, corpus: Path, tmp_path: Path) -> None:
-    made = run("index", corpus, "--output", tmp_path / "index")
-    assert made.code == 0
-    assert "lexical index of 3 documents" in made.out
+@pytest.mark.parametrize(
+    ("options", "kind", "model"),
+    [
+        ([], "plaid", "starter-colbert"),
+        (["--kind", "exact"], "exact", "starter-colbert"),
+        (["--kind", "faiss"], "faiss", "starter-dense"),
+        (["--kind", "bm25"], "lexical", None),
+    ],
+    ids=["nothing", "exact", "faiss", "bm25"],
+)
+def test_without_a_model_a_starter_indexes_and_searches_and_bm25_takes_none(
+    run: Run, corpus: Path, tmp_path: Path, options: list[str], kind: str, model: str | None
+) -> None:
+    made = run("index", corpus, "--output", tmp_path / "index", *options)
+    assert made.code == 0, made.err
+    assert f"{kind} index of 3 documents" in made.out
+    announced = re.findall("no model named: (.*) it is, which comes with the package", made.err)
+    assert announced == ([model] if model else [])
     found = run("search", tmp_path / "index", "capital of France", "-k", "2")
     assert found.code == 0
     assert found.out.index("paris") < found.out.index("berlin")
@@ -49,7 +63,7 @@ def test_without_a_model_index_and_search_are_bm25(run: Run, corpus: Path, tmp_p
 
 
 def test_search_prints_json_for_programs(run: Run, corpus: Path, tmp_path: Path) -> None:
-    run("index", corpus, "--output", tmp_path / "index")
+    run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index")
     found = run("search", tmp_path / "index", "flour", "capital of Germany", "-k", "1", "--json")
     answers = json.loads(found.out)
     assert [answer["question"] for answer in answers] == ["flour", "capital of Germany"]
@@ -216,7 +230,7 @@ def test_eval_tells_a_missing_extra_before_it_encodes(
 def test_a_folder_of_files_is_indexed_by_passages(run: Run, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "notes.txt").write_text("bread\n\n" + "filler " * 300 + "\n\nthe capital")
-    run("index", tmp_path / "files", "--output", tmp_path / "index")
+    run("index", tmp_path / "files", "--kind", "bm25", "--output", tmp_path / "index")
     found = json.loads(run("search", tmp_path / "index", "capital", "--json").out)
     assert found[0]["passages"][0]["id"] == "notes.txt:5-5"
 
@@ -260,11 +274,11 @@ def test_a_malformed_line_is_named_or_skipped_and_counted(
     run: Run, corpus: Path, tmp_path: Path
 ) -> None:
     corpus.write_text("\n".join([LINES[0], "{broken", LINES[1]]), "utf-8")
-    failed = run("index", corpus, "--output", tmp_path / "index")
+    failed = run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index")
     assert failed.code == 1
     assert failed.err.strip().startswith(f"error: {corpus}:2: not JSON")
     assert not (tmp_path / "index").exists()
-    skipped = run("index", corpus, "--output", tmp_path / "index", "--skip-bad")
+    skipped = run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index", "--skip-bad")
     assert skipped.code == 0
     assert "skipped 1 bad lines" in skipped.err
     assert "2 documents" in skipped.out
@@ -274,7 +288,7 @@ def test_a_duplicate_id_is_named_even_where_bad_lines_are_skipped(
     run: Run, corpus: Path, tmp_path: Path
 ) -> None:
     corpus.write_text("\n".join([*LINES, LINES[1]]), "utf-8")
-    failed = run("index", corpus, "--output", tmp_path / "index", "--skip-bad")
+    failed = run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index", "--skip-bad")
     assert failed.code == 1
     assert f"{corpus}:4: the id 'berlin' is there twice" in failed.err
 
@@ -301,19 +315,21 @@ def test_an_index_asked_with_another_model_names_both(
 
 
 def test_nothing_is_overwritten_unless_asked(run: Run, corpus: Path, tmp_path: Path) -> None:
-    run("index", corpus, "--output", tmp_path / "index")
-    failed = run("index", corpus, "--output", tmp_path / "index")
+    run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index")
+    failed = run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index")
     assert failed.code == 1
     assert "--overwrite" in failed.err
-    assert run("index", corpus, "--output", tmp_path / "index", "--overwrite").code == 0
+    assert (
+        run("index", corpus, "--kind", "bm25", "--output", tmp_path / "index", "--overwrite").code
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kind", "plaid"], "needs a model"),
-        (["--set", "k2=1"], "unknown key 'k2'"),
-        (["--set", "k1"], "expected key=value"),
+        (["--kind", "bm25", "--set", "k2=1"], "unknown key 'k2'"),
+        (["--kind", "bm25", "--set", "k1"], "expected key=value"),
         (["--model", "MINILM", "--kind", "plaid"], "take faiss or exact"),
         (["--model", "MINILM", "--kind", "bm25"], "takes no model"),
         (["--kind", "hnsw"], "hnsw"),

@@ -35,7 +35,7 @@ def indexes(run: Run, tmp_path: Path, colbert: Path) -> tuple[Path, Path]:
     lines = [json.dumps({"_id": each, "text": text}) for each, text in TEXTS.items()]
     corpus.write_text("\n".join(lines), "utf-8")
     bm25, plaid = tmp_path / "bm25", tmp_path / "plaid"
-    assert run("index", corpus, "--output", bm25).code == 0
+    assert run("index", corpus, "--kind", "bm25", "--output", bm25).code == 0
     assert run("index", corpus, "--model", colbert, "--output", plaid).code == 0
     return bm25, plaid
 

@@ -11,7 +11,7 @@ from tests.cli.running import Run
 def test_verify_says_that_an_index_is_whole_and_which_file_is_not(
     run: Run, corpus: Path, tmp_path: Path
 ) -> None:
-    assert run("index", corpus, "-o", tmp_path / "index").code == 0
+    assert run("index", corpus, "--kind", "bm25", "-o", tmp_path / "index").code == 0
     whole = run("verify", tmp_path / "index")
     assert whole.code == 0
     assert "whole; lexical index of " in whole.out
