@@ -44,7 +44,8 @@ class StarterRecipe:
 
     weights: dict[str, float]
     following: SharedSettings
-    pairs: SharedSettings
+    pairs: tuple[SharedSettings, ...]
+    """Stretches of training on pairs, one after the other."""
     shape: InheritanceSettings = field(default_factory=InheritanceSettings)
     seed: int = 0
     width: int = 128
@@ -116,7 +117,8 @@ def _train(
     )
     cut = recipe.training_tokens
     short = (each._replace(documents=[text[:cut] for text in each.documents]) for each in pairs)
-    shared.fit(short, teacher, recipe.pairs, report=_say)
+    for stretch in recipe.pairs:
+        shared.fit(short, teacher, stretch, report=_say)
     return shared
 
 

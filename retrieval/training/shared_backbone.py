@@ -57,6 +57,10 @@ class SharedSettings:
     """The step at which the learning rate would reach 0; `steps` where None."""
     dense_scale: float = 20.0
     """One over the temperature of the dense head's cosine similarities."""
+    dense_weight: float = 1.0
+    """Of the dense head's contrastive loss; 0 leaves the dense vectors to the teacher alone."""
+    colbert_weight: float = 1.0
+    """Of the ColBERT head's contrastive loss."""
     token_weight: float = 2.0
     """Of one minus the cosine between a token's state and the teacher's."""
     pooled_weight: float = 4.0
@@ -172,7 +176,8 @@ class SharedBackbone:
         count = len(pairs.queries)
         own = torch.arange(count)
         dense = settings.dense_scale * pooled[:count] @ pooled[count:].T
-        losses["dense"] = (F.cross_entropy(dense, own) + F.cross_entropy(dense.T, own)) / 2
+        both_ways = (F.cross_entropy(dense, own) + F.cross_entropy(dense.T, own)) / 2
+        losses["dense"] = settings.dense_weight * both_ways
         vectors = F.normalize(states @ self.projection.T, dim=-1)
         asked = int(lengths[:count].sum())
         ids = torch.from_numpy(np.concatenate(pairs.documents).astype(np.int64))
@@ -183,7 +188,9 @@ class SharedBackbone:
             lengths[count:],
             ~torch.isin(ids, self.skipped),
         )
-        losses["colbert"] = F.cross_entropy(self.log_scale.exp() * scores, own)
+        losses["colbert"] = settings.colbert_weight * F.cross_entropy(
+            self.log_scale.exp() * scores, own
+        )
         return losses
 
 
