@@ -31,8 +31,8 @@ from retrieval.records import Document
 from retrieval.training.mining import MiningSettings, Teacher
 from retrieval.training.mining_pairs import PairTable
 from retrieval.training.mining_run import mine_to
-from retrieval.training.script import report_errors
 from retrieval.training.mining_teachers import cross_encoder_teacher, encoder_teacher
+from retrieval.training.script import report_errors
 
 
 @report_errors

@@ -25,6 +25,7 @@ from typing import IO
 
 from retrieval.errors import LeakError
 from retrieval.files import BadLines, atomic_write
+from retrieval.training.joined_texts import read_joined_rows
 from retrieval.training.leak_matching import (
     EvaluationTexts,
     Kind,
@@ -116,7 +117,7 @@ def find_leaks(
     report = LeakReport(settings=settings or LeakSettings())
     evaluations = [EvaluationTexts(Path(each), report.settings) for each in evaluation_folders]
     for source in training_files:
-        for row in read_rows(source, bad_lines):
+        for row in read_joined_rows(source, bad_lines or BadLines()):
             report.rows[str(row.source)] += 1
             texts = RowTexts.of(row)
             for evaluation in evaluations:
