@@ -40,7 +40,7 @@ def find_code(target: str) -> list[CodeSource]:
     """
     path = Path(target)
     if path.exists():
-        return [CodeSource(path.resolve().stem, path, None, None)]
+        return [CodeSource(path.resolve().name.removesuffix(".py"), path, None, None)]
     if target == STANDARD_LIBRARY:
         return [CodeSource(target, standard_library(), "Python", "PSF-2.0")]
     try:

@@ -99,7 +99,6 @@ class PairTable:
         for source in sources:
             before = bad_lines.count
             for row in read_rows(source, bad_lines):
-                self.counts["rows"] += 1
                 query = row.values.get("anchor", row.values.get("query"))
                 problem = _problem(query, row.values.get("positive"), row.values)
                 if problem:

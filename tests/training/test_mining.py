@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from retrieval import scoring
 from retrieval.encoders.dense import DenseEncoder
+from retrieval.encoders.embedding_store import StoreSettings
 from retrieval.encoders.loading import load_encoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError, InputError
@@ -47,6 +48,8 @@ WORDS = [
     "find",
     "key",
 ]
+# Scores of a random model are close: float16 would change their order.
+FLOAT32 = StoreSettings(dtype="float32")
 ROOT = Path(__file__).parents[2]
 
 
@@ -69,14 +72,13 @@ def encoder(request: pytest.FixtureRequest, tiny_backbone: Path) -> Any:
 
 
 def retriever(folder: Path, pairs: PairTable, encoder: Any, kind: str = "exact") -> Retriever:
-    build_index(folder, pairs.documents(), kind=kind, encoder=encoder).close()
+    build_index(folder, pairs.documents(), kind=kind, encoder=encoder, store=FLOAT32).close()
     return Retriever.open(folder, encoder=encoder)
 
 
 def brute_force(encoder: Any, query: str, texts: Sequence[str]) -> dict[str, float]:
     queries: Any = list(encoder.encode_queries([query]))
-    # An exact index keeps float16 as the embeddings are stored.
-    stored: Any = [each.astype(np.float16) for each in encoder.encode_documents(texts)]
+    stored: Any = list(encoder.encode_documents(texts))
     if encoder.reference.is_multi_vector:
         scores = scoring.maxsim(queries, stored)[0]
     else:
@@ -104,7 +106,9 @@ def test_negatives_are_those_of_brute_force(
         corpus = [Document(str(at), text) for at, text in enumerate(texts)]
         documents = list(table.documents(corpus))
         assert [each.text for each in documents] == texts
-        build_index(tmp_path / "index", documents, kind="exact", encoder=encoder).close()
+        build_index(
+            tmp_path / "index", documents, kind="exact", encoder=encoder, store=FLOAT32
+        ).close()
         searcher = Retriever.open(tmp_path / "index", encoder=encoder)
         questions = list(table.questions())
         results, _ = mine(questions, searcher, settings)
