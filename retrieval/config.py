@@ -92,8 +92,10 @@ def _check_keys(kind: Any, settings: Mapping[str, Any], source: str, prefix: str
             hint = f"; the nearest known one is '{prefix}{nearest[0]}'" if nearest else ""
             raise ConfigError(f"{source}: unknown key '{prefix}{key}'{hint}")
         nested = _nested_dataclass(kind, key)
-        if nested is not None and isinstance(value, Mapping):
-            _check_keys(nested, value, source, f"{prefix}{key}.")
+        if nested is not None:
+            for each in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(each, Mapping):
+                    _check_keys(nested, each, source, f"{prefix}{key}.")
 
 
 def _nested_dataclass(kind: Any, name: str) -> Any | None:

@@ -19,6 +19,10 @@ class ConfigError(RetrievalError):
     """A recipe or option with an unknown key, a wrong type or a value out of range."""
 
 
+class LeakError(RetrievalError):
+    """Training data that holds what a model is measured on; the message names some of it."""
+
+
 class ShapeError(RetrievalError):
     """Embeddings whose widths or dimensions do not fit together."""
 

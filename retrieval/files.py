@@ -99,11 +99,13 @@ class BadLines:
 
     skip: bool = False
     count: int = 0
+    advice: str = "--skip-bad skips and counts such lines"
+    """How to skip them, for the message."""
 
     def report(self, path: Path, line: int, problem: str) -> None:
         """Count a bad line, or raise InputError where skipping was not asked for."""
         if not self.skip:
-            raise InputError(f"{path}:{line}: {problem} (--skip-bad skips and counts such lines)")
+            raise InputError(f"{path}:{line}: {problem} ({self.advice})")
         self.count += 1
         logger.warning("skipped %s:%d: %s", path, line, problem)
 

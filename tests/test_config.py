@@ -176,3 +176,13 @@ def test_a_folder_is_no_recipe_and_a_mark_before_the_text_is_dropped(tmp_path: P
         read_recipe(tmp_path)
     (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbfepochs = 2\n")
     assert read_recipe(tmp_path / "recipe.toml") == {"epochs": 2}
+
+
+def test_an_unknown_key_in_a_list_of_tables_is_named() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Several:
+        each: tuple[Optimizer, ...] = ()
+
+    assert from_mapping(Several, {"each": [{"lr": 0.5}]}, source="s").each == (Optimizer(lr=0.5),)
+    with pytest.raises(ConfigError, match=r"unknown key 'each\.lrr'; the nearest known one is"):
+        from_mapping(Several, {"each": [{"lr": 0.5}, {"lrr": 1}]}, source="s")

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from retrieval.evaluation.collection import Collection, read_collection
     from retrieval.evaluation.evaluator import evaluate, run_queries
     from retrieval.evaluation.metrics import evaluate_run
-    from retrieval.evaluation.qrels import Qrels, read_qrels
     from retrieval.evaluation.report import plot_results, results_markdown, results_table
     from retrieval.evaluation.result import Result, Timings
     from retrieval.evaluation.runs import Run, read_run, write_run
     from retrieval.evaluation.settings import EvaluationSettings
+    from retrieval.qrels import Qrels, read_qrels
 
 _MODULES = {
     "Collection": "collection",
     "EvaluationSettings": "settings",
-    "Qrels": "qrels",
+    "Qrels": "collection",
     "Result": "result",
     "Run": "runs",
     "Timings": "result",
@@ -26,7 +26,7 @@ _MODULES = {
     "evaluate_run": "metrics",
     "plot_results": "report",
     "read_collection": "collection",
-    "read_qrels": "qrels",
+    "read_qrels": "collection",
     "read_run": "runs",
     "results_markdown": "report",
     "results_table": "report",

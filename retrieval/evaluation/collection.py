@@ -11,8 +11,8 @@ from pathlib import Path
 
 from retrieval.corpus import find_jsonl, read_corpus, read_queries
 from retrieval.errors import InputError
-from retrieval.evaluation.qrels import Qrels, read_qrels
 from retrieval.files import BadLines
+from retrieval.qrels import Qrels, read_qrels
 from retrieval.records import Document, Query
 
 logger = logging.getLogger(__name__)

@@ -42,18 +42,24 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def extract_functions(root: Path) -> Iterator[CodeFunction]:
+def extract_functions(root: Path, seen: set[str] | None = None) -> Iterator[CodeFunction]:
     """Stream the functions of every Python file below `root`, in order of path and line.
+
+    Args:
+        root: a folder, or one Python file.
+        seen: what was met before, in other roots; repeated code and queries are left out over all
+            calls that share it.
 
     Left out: tests, dunder methods, functions of fewer than 3 lines without their docstring, and
     repeated code or queries (compared without white space and case). A query is None where there
     is no docstring, or where its first paragraph has fewer than 3 or more than 64 words. Files
     that this Python can't parse are counted in one warning.
     """
-    seen: set[str] = set()
+    seen = set() if seen is None else seen
     unparsed = 0
+    folder = root.parent if root.is_file() else root
     for path in _python_files(root):
-        module = path.relative_to(root).as_posix()
+        module = path.relative_to(folder).as_posix()
         try:
             source = path.read_text("utf-8")
             tree = ast.parse(source)
@@ -90,6 +96,9 @@ def split_by_module(
 
 def _python_files(root: Path) -> Iterator[Path]:
     """Walk without entering folders that are left out: site-packages alone may be huge."""
+    if root.is_file():
+        yield root
+        return
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not _is_left_out(name))
         for name in sorted(names):

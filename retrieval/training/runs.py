@@ -10,7 +10,7 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError, MissingNativeError
 from retrieval.files import write_json
-from retrieval.training.examples import read_contrastive, read_distillation
+from retrieval.training.examples import read_examples
 from retrieval.training.fitting import OptimizerSettings, fit
 from retrieval.training.losses import dense_loss, multi_vector_loss
 from retrieval.training.processes import is_first_process, world_size
@@ -49,7 +49,8 @@ def train_dense(
     claim_output(output, overwrite)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_dense(recipe.model, optimizer.seed)
-    examples = read_contrastive(recipe.data.train, _limit(recipe.data.limit, dry_run))
+    limit = _limit(recipe.data.limit, dry_run)
+    examples = read_examples(recipe.data, scored=False, limit=limit, seed=optimizer.seed)
     loss = dense_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
     classes = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments)
     fit(classes, encoder, examples, loss, optimizer, output)
@@ -79,8 +80,8 @@ def train_multi_vector(
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_multi_vector(recipe.model, optimizer.seed)
     limit = _limit(recipe.data.limit, dry_run)
-    read = read_distillation if recipe.loss.kind == "distillation" else read_contrastive
-    examples = read(recipe.data.train, limit)
+    scored = recipe.loss.kind == "distillation"
+    examples = read_examples(recipe.data, scored=scored, limit=limit, seed=optimizer.seed)
     loss = multi_vector_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
     classes = (MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments)
     fit(classes, encoder, examples, loss, optimizer, output)

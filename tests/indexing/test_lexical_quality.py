@@ -8,9 +8,9 @@ import pytest
 
 from retrieval.corpus import read_corpus, read_queries
 from retrieval.evaluation.metrics import evaluate_run
-from retrieval.evaluation.qrels import read_qrels
 from retrieval.indexing.index import Batch
 from retrieval.indexing.lexical import LexicalIndex
+from retrieval.qrels import read_qrels
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from retrieval.corpus import read_corpus, read_queries
 from retrieval.evaluation.metrics import evaluate_run
-from retrieval.evaluation.qrels import read_qrels
 from retrieval.indexing.exact import ExactIndex
 from retrieval.indexing.index import Batch
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
 from retrieval.indexing.vectors import Vectors
+from retrieval.qrels import read_qrels
 from retrieval.records import Hit
 
 pytestmark = pytest.mark.slow

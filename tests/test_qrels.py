@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import DuplicateIdError, InputError
-from retrieval.evaluation import read_qrels
 from retrieval.files import BadLines
+from retrieval.qrels import read_qrels
 
 EXPECTED = {"q1": {"d1": 2, "d 2": -1}, "q2": {"d1": 0}}
 BEIR = "q1\td1\t2\nq1\td 2\t-1\nq2\td1\t0\n"
