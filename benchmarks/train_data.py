@@ -57,15 +57,21 @@ def make_starts(folder: Path, shape: str, seed: int) -> Starts:
     return starts
 
 
-def mixed_pairs(count: int, seed: int) -> list[Pair]:
-    """Pairs of several kinds of text in random order, or generated ones without ../shared."""
+def mixed_pairs(count: int, seed: int, shortest: int) -> list[Pair]:
+    """Pairs of several kinds of text in random order, or generated ones without ../shared.
+
+    Args:
+        count: pairs.
+        seed: of what is drawn.
+        shortest: least characters of a positive.
+    """
     paths = [SHARED / "pairs" / f"{name}.jsonl.gz" for name in _SPEED_FILES]
     if not all(path.is_file() for path in paths):
-        return _generated(count, seed)
+        return _generated(2 * count, seed, shortest)[:count]
     generator = np.random.default_rng(seed)
     drawn: list[Pair] = []
     for path in paths:
-        pairs = list(_read(path))
+        pairs = [pair for pair in _read(path) if len(pair["positive"]) >= shortest]
         chosen = generator.permutation(len(pairs))[: -(-count // len(paths))]
         drawn += [pairs[at] for at in chosen.tolist()]
     return [drawn[at] for at in generator.permutation(len(drawn))[:count].tolist()]
@@ -74,7 +80,7 @@ def mixed_pairs(count: int, seed: int) -> list[Pair]:
 def split_pairs(queries: int, documents: int, seed: int) -> tuple[list[Pair], HeldOut]:
     """One kind of pairs to train on, and others, whose texts are none of those, to test with."""
     path = SHARED / "pairs" / f"{_QUALITY_FILE}.jsonl.gz"
-    pairs = list(_read(path)) if path.is_file() else _generated(2 * documents, seed)
+    pairs = list(_read(path)) if path.is_file() else _generated(2 * documents, seed, 1)
     by_document = {pair["positive"]: pair for pair in pairs}
     order = np.random.default_rng(seed).permutation(len(by_document)).tolist()
     distinct = list(by_document.values())
@@ -102,11 +108,15 @@ def _read(path: Path) -> Iterator[Pair]:
                 yield pair
 
 
-def _generated(count: int, seed: int) -> list[Pair]:
+def _generated(count: int, seed: int, shortest: int) -> list[Pair]:
     tokenizer = make_tokenizer()
     generator = np.random.default_rng(seed)
     short = np.clip(generator.lognormal(np.log(14), 0.4, count), 4, 64).astype(np.int64)
     queries = make_texts(tokenizer, short, seed)
     passages = make_texts(tokenizer, draw_lengths("passages", count, seed), seed + 1)
     pairs = [(query.strip(), passage.strip()) for query, passage in zip(queries, passages)]
-    return [{"query": query, "positive": passage} for query, passage in pairs if query and passage]
+    return [
+        {"query": query, "positive": passage}
+        for query, passage in pairs
+        if query and len(passage) >= shortest
+    ]
