@@ -29,6 +29,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -62,7 +63,7 @@ LR = 8e-5
 def main() -> None:
     """Time or judge the libraries, print tables and the headline figures."""
     arguments = _arguments()
-    report = {
+    report: dict[str, Any] = {
         "benchmark": "train",
         "commit": commit(),
         "hardware": _hardware(arguments.device),
@@ -75,27 +76,32 @@ def main() -> None:
         if arguments.quality:
             report["quality"] = compare_quality(arguments, Path(folder))
         else:
-            report["results"] = _compare_all(arguments, Path(folder))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+            report["results"] = []
+            for result in _compare_all(arguments, Path(folder)):
+                report["results"].append(result)
+                _print(result)
+                _write(report, arguments.json)  # what was measured stays if the rest is cut off
+    _write(report, arguments.json)
     if arguments.quality:
         print_quality(report["quality"])
     else:
         _print_headlines(report["results"])
 
 
-def _compare_all(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def _write(report: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _compare_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     starts = make_starts(folder, arguments.shape, arguments.seed)
-    results = []
     for kind in arguments.kind:
         # A batch more than is trained on, as the last one is left out where it is not full.
         pairs = mixed_pairs((COMPARED_STEPS + 2) * arguments.pairs, arguments.seed, SHORTEST[kind])
         write_pairs(folder / f"{kind}.jsonl", pairs)
         for dtype in arguments.dtype:
             result = _compare(kind, dtype, starts, folder, arguments)
-            results.append(result | {"mean_tokens": _lengths(pairs)})
-            _print(results[-1])
-    return results
+            yield result | {"mean_tokens": _lengths(pairs)}
 
 
 def _compare(
