@@ -40,6 +40,8 @@ def _print_encoding() -> None:
 
 def _print_training() -> None:
     reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train-*.json"))]
+    if not reports:
+        return
     print(
         "| model | dtype, threads | pairs | system | s/step | pairs/s | ours is faster | losses |"
     )
