@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from search_tables import print_markdown
@@ -16,8 +16,9 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    """Encoding, then search, with what was measured above each table."""
+    """Encoding, training, then search, with what was measured above each table."""
     _print_encoding()
+    _print_training()
     for path in sorted(RESULTS.glob("search-*.json")):
         print_markdown(json.loads(path.read_text()))
 
@@ -35,6 +36,48 @@ def _print_encoding() -> None:
                 for result in report["results"]:
                     _print_rows(result)
         print()
+
+
+def _print_training() -> None:
+    reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("train-*.json"))]
+    if not reports:
+        return
+    print(
+        "| model | dtype, threads | pairs | system | s/step | pairs/s | ours is faster | losses |"
+    )
+    print("|---|---|---:|---|---:|---:|---:|---:|")
+    for report in reports:
+        for result in report.get("results", ()):
+            first = f"{result['kind']} | {result['dtype']}, {result['threads']}"
+            first += f" | {report['settings']['pairs']}"
+            ours = result["rows"][0]["step_seconds"]
+            for row in result["rows"]:
+                ratios = [theirs / own for theirs, own in zip(row["step_seconds"], ours)]
+                seconds = median(row["step_seconds"])
+                compared = f"{seconds / median(ours):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+                print(
+                    f"| {first} | {row['system']} | {seconds:.2f} | {row['pairs_per_second']:.1f} "
+                    f"| {compared} | {row['loss_difference']:.0e} |"
+                )
+                first = " | | "
+    print()
+    for report in reports:
+        if "quality" in report:
+            _print_quality(report)
+
+
+def _print_quality(report: dict[str, Any]) -> None:
+    rows = report["quality"]["rows"]
+    print("| model | system | last 20 losses | nDCG@10 |")
+    print("|---|---|---:|---:|")
+    for kind, system in dict.fromkeys((row["kind"], row["system"]) for row in rows):
+        own = [row for row in rows if (row["kind"], row["system"]) == (kind, system)]
+        cells = [f"| {kind} | {system}"]
+        for name in ("final_loss", "ndcg_at_10"):
+            values = [row[name] for row in own]
+            cells.append(f"{mean(values):.4f} ± {stdev(values):.4f}")
+        print(" | ".join(cells) + " |")
+    print()
 
 
 def _kernels(report: dict[str, Any]) -> str:

@@ -1,11 +1,13 @@
-"""Make the environment of a peer of the search benchmark.
+"""Make the environment of a peer of the search or the training benchmark.
 
     python benchmarks/search_peers/install.py fast-plaid tachiom lancedb --environments FOLDER
+    python benchmarks/search_peers/install.py pylate --environments FOLDER
 
 fast-plaid and WARP are built for one release of torch, whose wheel brings CUDA: 7 GB of disk, one
 environment for both. tachiom's wheel wants glibc 2.39: on an older Debian that of a newer release
 is unpacked beside the environment, and the peer's Python is started through its loader. MUVERA and
-brute force run in this program's own environment and need no installation.
+brute force run in this program's own environment and need no installation. PyLate is installed
+without fast-plaid, which training does not use and which would bring another torch.
 """
 
 from __future__ import annotations
@@ -29,14 +31,26 @@ class Environment(NamedTuple):
     name: str
     requirements: tuple[str, ...]
     glibc: tuple[int, int] = (2, 28)
+    without_dependencies: tuple[str, ...] = ()
+    constraints: Path | None = None
 
 
+_ROOT = Path(__file__).resolve().parents[2]
 TORCH = ("torch==2.11.0", "fast-plaid==1.7.0.2110", "xtr-warp-rs==2.1.0.2110", "numpy")
 ENVIRONMENTS = {
     "fast-plaid": Environment("torch-2.11", TORCH),
     "xtr-warp": Environment("torch-2.11", TORCH),
     "tachiom": Environment("tachiom", ("tachiom==0.4.0", "numpy"), glibc=(2, 39)),
     "lancedb": Environment("lancedb", ("lancedb==0.40.0", "numpy", "pyarrow")),
+    "pylate": Environment(
+        "pylate",
+        (
+            *("torch", "sentence-transformers", "transformers", "accelerate", "datasets"),
+            *("fastkmeans", "ujson", "pandas", "faiss-cpu", "bm25s", "PyStemmer"),
+        ),
+        without_dependencies=("pylate",),
+        constraints=_ROOT / "tests" / "with_pylate" / "constraints.txt",
+    ),
 }
 
 
@@ -67,6 +81,8 @@ def _install(environment: Environment, folder: Path) -> None:
         return
     venv.create(home, with_pip=True, clear=True)
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    if environment.constraints:
+        pip += ["--constraint", str(environment.constraints)]
     if _glibc() >= environment.glibc:
         subprocess.run([*pip, *environment.requirements], check=True)
     else:
@@ -75,6 +91,8 @@ def _install(environment: Environment, folder: Path) -> None:
             wheels += ["--platform", f"manylinux_2_{minor}_x86_64"]
         subprocess.run([*pip, *wheels, *environment.requirements], check=True)
         _unpack_newer_glibc(home / "glibc")
+    if environment.without_dependencies:
+        subprocess.run([*pip, "--no-deps", *environment.without_dependencies], check=True)
     (home / "installed").write_text("\n".join(environment.requirements) + "\n")
 
 

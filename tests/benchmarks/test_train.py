@@ -1,0 +1,116 @@
+"""The training benchmark: what it trains on, what it judges by, and a small run of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    """The benchmark, with the package of this checkout in it and in its workers."""
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "train.py"), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def data_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("train_data")
+
+
+@pytest.fixture
+def quality_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("train_quality")
+
+
+def test_unpadded_steps_lose_what_padded_ones_lose(tmp_path: Path) -> None:
+    report_path = tmp_path / "train.json"
+    options = ["--peer", "st", "--shape", "tiny", "--pairs", "4", "--dtype", "float32"]
+    ran = run(*options, "--json", str(report_path))
+    assert ran.returncode == 0, ran.stderr
+    printed = dict(
+        line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("RESULT")
+    )
+    assert set(printed) == {
+        "dense_step_vs_st_same_dtype",
+        "colbert_step_vs_st_same_dtype",
+        "loss_difference_20_steps",
+    }
+    # float32 sums in another order.
+    assert float(printed["loss_difference_20_steps"]) < 1e-4
+    results = json.loads(report_path.read_text())["results"]
+    assert [(each["kind"], each["dtype"]) for each in results] == [
+        ("dense", "float32"),
+        ("colbert", "float32"),
+    ]
+    for result in results:
+        ours, theirs = result["rows"]
+        assert (ours["system"], theirs["system"]) == ("ours", "st")
+        assert len(ours["losses"]) == 20
+        assert len(set(ours["losses"])) == 20  # another batch, another loss
+        np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-4)
+        seconds = np.median(theirs["step_seconds"]) / np.median(ours["step_seconds"])
+        name = f"{result['kind']}_step_vs_st_same_dtype"
+        assert float(printed[name]) == pytest.approx(seconds, abs=1e-3)
+
+
+def test_a_peer_that_is_not_installed_is_refused_with_the_command(tmp_path: Path) -> None:
+    ran = run("--peer", "pylate", "--environments", str(tmp_path))
+    assert ran.returncode == 2
+    assert "search_peers/install.py pylate" in ran.stderr
+
+
+def test_rounds_that_do_not_fill_the_compared_steps_are_refused() -> None:
+    ran = run("--steps", "4")
+    assert ran.returncode == 2
+    assert "expected a divisor of 18" in ran.stderr
+
+
+def test_no_held_out_text_is_trained_on(data_module: Any, shared_data: Path) -> None:
+    train, held_out = data_module.split_pairs(20, 200, seed=1)
+    assert (len(held_out.queries), len(held_out.documents)) == (20, 200)
+    assert not {pair["positive"] for pair in train} & set(held_out.documents)
+    assert not {pair["query"] for pair in train} & set(held_out.queries)
+    answers = dict(zip(held_out.queries, held_out.documents))
+    again = data_module.split_pairs(20, 200, seed=1)[1]
+    assert dict(zip(again.queries, again.documents)) == answers
+    assert data_module.split_pairs(20, 200, seed=2)[1].queries != held_out.queries
+
+
+def test_mixed_pairs_have_no_short_positive_and_no_blanks(
+    data_module: Any, shared_data: Path
+) -> None:
+    pairs = data_module.mixed_pairs(200, 3, 150)
+    assert len(pairs) == 200
+    assert min(len(pair["positive"]) for pair in pairs) >= 150
+    assert all(text == text.strip() for pair in pairs for text in pair.values())
+
+
+def test_gain_falls_with_the_rank_and_ends_after_ten(quality_module: Any) -> None:
+    scores = np.zeros((3, 20))
+    scores[0, 0] = 1  # first
+    scores[1, 1], scores[1, 5] = 1, 2  # second
+    scores[2] = np.arange(20, 0, -1)
+    scores[2, 2] = 5.5  # fifteenth
+    assert quality_module.mean_gain(scores) == pytest.approx((1 + 1 / np.log2(3) + 0) / 3)
+
+
+def test_a_tie_counts_against(quality_module: Any) -> None:
+    assert quality_module.mean_gain(np.ones((1, 5))) == pytest.approx(1 / np.log2(6))
