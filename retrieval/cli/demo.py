@@ -51,7 +51,7 @@ def demo(
 ) -> None:
     """Train two small ModernBERT retrievers from nothing; index, search and measure with them."""
     from retrieval.evaluation.metrics import load_pytrec_eval
-    from retrieval.training.runs import claim_output
+    from retrieval.training.run_folder import claim_output
 
     load_pytrec_eval()  # a missing extra is told before the training
     claim_output(output, overwrite)
