@@ -47,7 +47,7 @@ def arm(point: str) -> None:
                 die()
             return original_step(self, *arguments)
 
-        LastingTrainer.training_step = step  # type: ignore[method-assign]
+        _patch(LastingTrainer, "training_step", step)
     elif name == "write":
         original_sync = os.fsync
 
@@ -56,7 +56,7 @@ def arm(point: str) -> None:
                 die()
             original_sync(descriptor)
 
-        os.fsync = sync
+        _patch(os, "fsync", sync)
     elif name in ("rename", "renamed"):
         original_replace = os.replace
 
@@ -69,7 +69,7 @@ def arm(point: str) -> None:
             if hit:
                 die()
 
-        os.replace = replace
+        _patch(os, "replace", replace)
     elif name == "deleted":
         original_rmtree: Any = shutil.rmtree
 
@@ -78,10 +78,19 @@ def arm(point: str) -> None:
                 die()
             original_rmtree(path, *arguments, **keywords)
 
-        shutil.rmtree = rmtree
+        _patch(shutil, "rmtree", rmtree)
     elif name == "model":
-        for kind in (DenseEncoder, MultiVectorEncoder):
-            kind.save = lambda self, folder: (Path(folder).mkdir(), die())  # type: ignore[method-assign,assign,func-returns-value]
+
+        def save(self: Any, folder: Path) -> None:
+            folder.mkdir()
+            die()
+
+        _patch(DenseEncoder, "save", save)
+        _patch(MultiVectorEncoder, "save", save)
+
+
+def _patch(owner: Any, name: str, value: Any) -> None:
+    setattr(owner, name, value)
 
 
 def main() -> None:

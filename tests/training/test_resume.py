@@ -144,13 +144,13 @@ def test_another_recipe_data_or_model_is_refused_by_name(
     recipe = small_runs.recipe("dense")
     with crash_at(7):
         small_runs.train(recipe, tmp_path / "run")
+    hotter = small_runs.recipe("dense", lr=2e-3)
     with pytest.raises(ConfigError, match=r"optimizer.lr is 0.002 and was 0.001"):
-        hotter = small_runs.recipe("dense", lr=2e-3)
         small_runs.train(hotter, tmp_path / "run", resume=True)
     pairs = small_runs.pairs.read_text("utf-8")
     try:
         small_runs.pairs.write_text(pairs.replace("read f3", "write f3", 1), "utf-8")
-        with pytest.raises(ConfigError, match="than it began with: data is '[0-9a-f]+' and was"):
+        with pytest.raises(ConfigError, match=r"than it began with: data is '[0-9a-f]+' and was"):
             small_runs.train(recipe, tmp_path / "run", resume=True)
     finally:
         small_runs.pairs.write_text(pairs, "utf-8")
@@ -158,7 +158,7 @@ def test_another_recipe_data_or_model_is_refused_by_name(
     DenseEncoder.from_backbone(str(tiny_backbone), seed=5).save(other)
     assert isinstance(recipe, DenseRecipe)
     replaced = replace(recipe, model=replace(recipe.model, backbone=str(other)))
-    with pytest.raises(ConfigError, match="model.backbone is"):
+    with pytest.raises(ConfigError, match=r"model.backbone is"):
         small_runs.train(replaced, tmp_path / "run", resume=True)
     more_often = small_runs.recipe("dense", checkpoint_every=2)
     small_runs.train(replace(more_often, about="x"), tmp_path / "run", resume=True)
