@@ -37,7 +37,7 @@ def run(kind: Kind, recipe: Path, output: Path, point: str) -> subprocess.Comple
     command = [sys.executable, "-m", "tests.training.crashing_run"]
     command += [kind, str(recipe), str(output), point]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1_800, check=False
     )
 
 
