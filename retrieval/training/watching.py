@@ -127,11 +127,11 @@ def hold_out(examples: Any, count: int) -> tuple[Any, list[Pair]]:
     chosen = sorted(random.Random(0).sample(range(len(examples)), min(count, len(examples))))
     pairs = [_pair(examples[row]) for row in chosen]
     queries, positives = ({getattr(pair, name) for pair in pairs} for name in ("query", "positive"))
-    document = "positive" if "positive" in columns else None
+    answers = examples["positive"] if "positive" in columns else [None] * len(examples)
     kept = [
         row
-        for row, query in enumerate(examples["query"])
-        if query not in queries and (document is None or examples[row][document] not in positives)
+        for row, (query, answer) in enumerate(zip(examples["query"], answers))
+        if query not in queries and answer not in positives
     ]
     if not kept:
         raise ConfigError(
