@@ -118,6 +118,8 @@ class DevWatcher(TrainerCallback):
     def _measure(self, control: Any, *, with_bm25: bool = False) -> None:
         began = time.perf_counter()
         if is_first_process():
+            # Without dropout; the next step switches it on again.
+            self._encoder.model.eval()
             with torch.random.fork_rng():
                 scores = {METRIC: self._dev_set.measure(self._encoder)}
             if with_bm25:

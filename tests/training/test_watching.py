@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from retrieval import DenseEncoder
+from retrieval import DenseEncoder, load_encoder
 from retrieval.errors import ConfigError
 from retrieval.evaluation.dev_set import MeasuredSet
 from retrieval.training.curves import plot_curves
@@ -213,3 +214,15 @@ def test_the_verdict_names_what_is_as_good() -> None:
     assert scores.verdict() == (
         "dev nDCG@10 0.5000 (step 3): as good as the start (0.5000), worse than BM25 (0.7500)"
     )
+
+
+@pytest.mark.parametrize("kind", ["dense", "colbert"])
+def test_an_encoder_that_was_measured_in_training_gives_the_vectors_of_its_saved_model(
+    small_runs: SmallRuns, kind: Kind, tmp_path: Path
+) -> None:
+    recipe = replace(small_runs.recipe(kind), watch=WatchSettings(held_out=6, every=4))
+    encoder = small_runs.train(recipe, tmp_path / "run", dev_sets=MeasuredSet)
+    loaded = load_encoder(tmp_path / "run/model")
+    texts = ["def f3(x): return x", "read f1"]
+    for ours, theirs in zip(encoder.encode_documents(texts), loaded.encode_documents(texts)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
