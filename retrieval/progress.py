@@ -220,7 +220,12 @@ class _Bar:
 
     def refresh(self) -> None:
         meter = self._meter
-        self._progress.update(self._task, completed=meter.completed, total=meter.total)
+        self._progress.update(
+            self._task,
+            description=meter.description,
+            completed=meter.completed,
+            total=meter.total,
+        )
 
     def stop(self) -> None:
         self.refresh()

@@ -55,7 +55,7 @@ def demo(
     """Train two small ModernBERT retrievers from nothing; measure them beside the starters."""
     from retrieval.encoders.starters import DEFAULT_STARTER
     from retrieval.evaluation.metrics import load_pytrec_eval
-    from retrieval.training.runs import claim_output
+    from retrieval.training.run_folder import claim_output
 
     load_pytrec_eval()  # a missing extra is told before the training
     claim_output(output, overwrite)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -15,7 +18,14 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.encoders.unpadded import unpadded
 from retrieval.errors import ConfigError, RetrievalError
+from retrieval.training import checkpoints
+from retrieval.training.interruption import InterruptedRunError, Interruption
+from retrieval.training.loss_guard import check_weights
+from retrieval.training.model_card import Cost
 from retrieval.training.processes import world_size
+from retrieval.training.run_folder import BEST
+from retrieval.training.run_log import RunLog
+from retrieval.training.watching import BM25, METRIC, DevSet, Scores, WatchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +51,14 @@ class OptimizerSettings:
     log_every: int = 10
     """Steps between two logged losses."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints; None keeps only the final model."""
+    """Steps between two checkpoints; None leaves it to `checkpoint_minutes`."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes between two checkpoints; with None here and there only an interrupted run has one."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "lr"):
-            if getattr(self, name) <= 0:
+        for name in ("batch_size", "epochs", "lr", "checkpoint_every", "checkpoint_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(f"warmup_fraction is {self.warmup_fraction}, expected 0 up to 1")
@@ -57,27 +70,163 @@ class OptimizerSettings:
         return size if size is not None and size < self.batch_size else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Where a run writes, what looks at it, and whether it goes on with an earlier one."""
+
+    output: Path
+    log: RunLog
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    dev_set: DevSet | None = None
+    resume: bool = False
+    """Go on from the last complete checkpoint, or from the start where there is none."""
+    progress: bool = False
+    has_in_batch_negatives: bool = True
+    """Keep a text from coming twice in a batch."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.output / checkpoints.FOLDER
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    scores: Scores | None
+    cost: Cost
+
+
 def fit(
     classes: tuple[Any, Any],
     encoder: DenseEncoder | MultiVectorEncoder,
     examples: Any,
     loss: torch.nn.Module,
     optimizer: OptimizerSettings,
-    output: Path,
-) -> None:
-    """Train `encoder` in place with the trainer class of `classes` and arguments of the other.
+    job: Job,
+) -> Outcome:
+    """Train `encoder` in place.
+
+    Args:
+        classes: trainer and training arguments of Sentence Transformers.
+        encoder: the model to start from.
+        examples: a dataset, with columns as `loss` takes them.
+        loss: over the encoder's model.
+        optimizer: length, batches and learning rate.
+        job: everything else.
 
     Raises:
-        ConfigError: the batch is larger than the data.
-        RetrievalError: the loss became NaN or infinite; the step is named.
+        ConfigError: the batch is larger than the data, or `watch.report_to` can't be had.
+        RetrievalError: the loss became NaN or infinite; step and batch are named.
+        InterruptedRunError: SIGINT or SIGTERM stopped it, after a checkpoint.
     """
+    # Imports the trainers' packages, which only training needs.
+    from transformers import PrinterCallback
+
+    from retrieval.training.callbacks import DevWatcher, LogWriter, ProgressLine, load_best
+    from retrieval.training.trainer import lasting
+
     trainer_class, arguments_class = classes
+    _check_batch(optimizer, examples)
+    _check_reporters(job.watch.report_to)
+    trainer = lasting(trainer_class)(
+        model=encoder.model,
+        args=_arguments(arguments_class, encoder, examples, optimizer, job),
+        train_dataset=examples,
+        loss=loss,
+    )
+    trainer.remove_callback(PrinterCallback)  # our own line of progress, on stderr
+    interruption = Interruption()
+    trainer.begin_watching(interruption, optimizer.checkpoint_minutes)
+    writer = LogWriter(trainer, job.log)
+    trainer.add_callback(writer)
+    best = job.output / BEST
+    if job.dev_set is not None:
+        watcher = DevWatcher(
+            trainer,
+            encoder=encoder,
+            dev_set=job.dev_set,
+            watch=job.watch,
+            log=job.log,
+            writer=writer,
+            best=best,
+        )
+        trainer.add_callback(watcher)
+    line = ProgressLine()
+    if job.progress:
+        trainer.add_callback(line)
+    last = checkpoints.last_checkpoint(job.checkpoints) if job.resume else None
+    began = time.perf_counter()
+    packed = unpadded(encoder.model) if optimizer.unpadded else nullcontext()
+    with packed, interruption.listening(), line:
+        if last is None or not trainer.resume_finished(last):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+        trainer.guard.check()
+    encoder.model.eval()
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    if trainer.stopped_by and step < steps:
+        raise InterruptedRunError(
+            f"stopped by {trainer.stopped_by} after step {step} of {steps}: --resume goes on from "
+            f"{checkpoints.last_checkpoint(job.checkpoints) or 'the start'}"
+        )
+    if step < steps:
+        raise RetrievalError(
+            f"the data gave {step} of {steps} steps: too few examples differ in all their texts to "
+            f"fill batches of {optimizer.batch_size}; lower optimizer.batch_size"
+        )
+    check_weights(encoder.model, step)
+    kept = load_best(encoder.model, best) if job.watch.keep == "best" else None
+    seconds = max(time.perf_counter() - began, job.log.last("seconds") or 0.0)
+    return Outcome(_scores(job.log, kept), Cost(step, seconds, _peak_bytes()))
+
+
+def _scores(log: RunLog, kept_step: int | None) -> Scores | None:
+    """The measurements of a run, as its log has them; the last ones where no step is named."""
+    measured = {each["step"]: each[METRIC] for each in log.records() if METRIC in each}
+    if not measured:
+        return None
+    step = max(measured) if kept_step is None else kept_step
+    return Scores(start=measured[0], end=measured[step], step=step, bm25=log.first(BM25))
+
+
+def _peak_bytes() -> int:
+    """Memory in use at most so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _check_reporters(names: Sequence[str]) -> None:
+    from transformers.integrations import integration_utils
+
+    available = integration_utils.get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise ConfigError(
+            f"watch.report_to names {', '.join(missing)}, which transformers does not find here: "
+            f"run `pip install {' '.join(missing)}`, or leave it out (log.jsonl and curves.png are "
+            "written anyway)"
+        )
+
+
+def _check_batch(optimizer: OptimizerSettings, examples: Any) -> None:
     smallest = optimizer.batch_size * world_size()
     if len(examples) < smallest:
         raise ConfigError(
             f"{len(examples)} training examples do not fill one batch of {smallest}: lower "
             "optimizer.batch_size"
         )
+
+
+def _arguments(
+    arguments_class: Any,
+    encoder: DenseEncoder | MultiVectorEncoder,
+    examples: Any,
+    optimizer: OptimizerSettings,
+    job: Job,
+) -> Any:
+    """The settings in Sentence Transformers' terms."""
     tasks = {
         column: "query" if column == "query" else "document"
         for column in examples.column_names
@@ -85,9 +234,8 @@ def fit(
     }
     prompts = {column: encoder.model.prompts.get(task) or "" for column, task in tasks.items()}
     device = encoder.model.device.type
-    checkpoints = optimizer.checkpoint_every
-    arguments = arguments_class(
-        output_dir=str(output / "checkpoints"),
+    return arguments_class(
+        output_dir=str(job.checkpoints),
         num_train_epochs=optimizer.epochs,
         max_steps=optimizer.max_steps or -1,
         per_device_train_batch_size=optimizer.batch_size,
@@ -101,42 +249,17 @@ def fit(
         ddp_backend="gloo" if device == "cpu" and world_size() > 1 else None,
         seed=optimizer.seed,
         # A positive that comes twice in a batch would be its own negative.
-        batch_sampler="no_duplicates",
+        batch_sampler="no_duplicates" if job.has_in_batch_negatives else "batch_sampler",
         dataloader_drop_last=True,
         logging_steps=optimizer.log_every,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if checkpoints else "no",
-        save_steps=checkpoints or 500,
-        save_total_limit=2,
-        report_to="none",
+        save_strategy="steps" if optimizer.checkpoint_every else "no",
+        save_steps=optimizer.checkpoint_every or 500,
+        # The trainer sees one checkpoint at a time; ours are counted in checkpoints.py.
+        save_total_limit=None,
+        report_to=list(job.watch.report_to) or "none",
+        disable_tqdm=True,
         # Tells each column's task, and with it the length that its texts are cut to.
         router_mapping=tasks,
         prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
     )
-    trainer = trainer_class(
-        model=encoder.model,
-        args=arguments,
-        train_dataset=examples,
-        loss=loss,
-        callbacks=[_stop_at_nan()],
-    )
-    with unpadded(encoder.model) if optimizer.unpadded else nullcontext():
-        trainer.train()
-    encoder.model.eval()
-
-
-def _stop_at_nan() -> Any:
-    from transformers import TrainerCallback
-
-    class StopAtNaN(TrainerCallback):
-        """Ends a run whose loss is no number: every later step would be wasted."""
-
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            loss = (kwargs.get("logs") or {}).get("loss")
-            if loss is not None and not math.isfinite(float(loss)):
-                raise RetrievalError(
-                    f"the loss is {loss} at step {state.global_step}: lower optimizer.lr, or try "
-                    "optimizer.precision=float32"
-                )
-
-    return StopAtNaN()

@@ -1,8 +1,13 @@
-"""The processes that train together, as `torchrun` and `accelerate launch` announce them."""
+"""Several training processes together, as `torchrun` and `accelerate launch` announce them."""
 
 from __future__ import annotations
 
+import functools
 import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 
 def world_size() -> int:
@@ -13,3 +18,29 @@ def world_size() -> int:
 def is_first_process() -> bool:
     """Whether this is the process that writes the model."""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` holds in one of the processes; all of them must ask.
+
+    They ask by way of the CPU: no GPU is waited for.
+    """
+    if not _is_distributed():
+        return flag
+    shared = torch.tensor([int(flag)])
+    dist.all_reduce(shared, dist.ReduceOp.MAX, group=_cpu_group())
+    return bool(shared.item())
+
+
+def wait_for_all() -> None:
+    """Return when every process is here."""
+    any_process(False)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@functools.cache
+def _cpu_group() -> Any:
+    return dist.new_group(backend="gloo")

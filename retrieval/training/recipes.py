@@ -8,6 +8,7 @@ from retrieval.training.examples import DataSettings
 from retrieval.training.fitting import OptimizerSettings
 from retrieval.training.losses import DenseLossSettings, MultiVectorLossSettings
 from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
+from retrieval.training.watching import WatchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class DenseRecipe:
     data: DataSettings
     loss: DenseLossSettings = field(default_factory=DenseLossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     about: str = ""
     """Source, hardware and expected result, for readers."""
 
@@ -30,5 +32,6 @@ class MultiVectorRecipe:
     data: DataSettings
     loss: MultiVectorLossSettings = field(default_factory=MultiVectorLossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     about: str = ""
     """Source, hardware and expected result, for readers."""

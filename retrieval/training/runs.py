@@ -2,43 +2,83 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
 
 from retrieval.config import to_mapping
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
-from retrieval.errors import ConfigError, MissingNativeError
+from retrieval.errors import MissingNativeError
 from retrieval.files import write_json
+from retrieval.training.checkpoints import sync_tree
+from retrieval.training.curves import plot_curves
 from retrieval.training.examples import read_examples
-from retrieval.training.fitting import OptimizerSettings, fit
+from retrieval.training.fitting import Job, OptimizerSettings, fit
 from retrieval.training.losses import dense_loss, multi_vector_loss
-from retrieval.training.processes import is_first_process, world_size
+from retrieval.training.model_card import write_model_card
+from retrieval.training.processes import is_first_process, wait_for_all, world_size
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
+from retrieval.training.run_folder import (
+    CURVES,
+    LOG,
+    MODEL,
+    check_same_run,
+    claim_output,
+    is_finished,
+    start_of_run,
+    write_start,
+    write_summary,
+)
+from retrieval.training.run_log import RunLog
 from retrieval.training.starting_models import starting_dense, starting_multi_vector
+from retrieval.training.watching import DevSets, WatchSettings, open_dev_set
+
+logger = logging.getLogger(__name__)
 
 DRY_RUN_STEPS = 2
 DRY_RUN_BATCH = 4
 
+Encoder = TypeVar("Encoder", DenseEncoder, MultiVectorEncoder)
+
 
 def train_dense(
-    recipe: DenseRecipe, output: Path, *, overwrite: bool = False, dry_run: bool = False
+    recipe: DenseRecipe,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    resume: bool = False,
+    dev_sets: DevSets | None = None,
+    progress: bool = False,
 ) -> DenseEncoder:
     """Train a single-vector encoder with in-batch negatives, alone or under `accelerate`.
 
     Args:
-        recipe: model, data and optimiser.
-        output: gets `model/` (a Sentence Transformers checkpoint) and `recipe.json`.
+        recipe: model, data, loss, optimiser and what to look at.
+        output: gets `model/` (a Sentence Transformers checkpoint with a card), `recipe.json`,
+            `log.jsonl`, `curves.png`, `summary.json` and, on the way, `checkpoints/`.
         overwrite: replace what is in `output`.
         dry_run: two steps on a tiny sample, to see that everything fits together.
+        resume: go on with the unfinished run in `output`, from its last complete checkpoint: the
+            numbers are those of a run that was never interrupted. A finished one is only loaded.
+        dev_sets: what makes the dev set of the recipe's [watch] table:
+            `retrieval.evaluation.dev_set.MeasuredSet`.
+        progress: show on stderr how far it is.
 
     Returns:
         The trained encoder.
 
     Raises:
-        ConfigError: `output` is not empty, or the batch is larger than the data.
+        ConfigError: `output` is not empty, the batch is larger than the data, or the run to be
+            resumed had another recipe, other data or another model.
         InputError: training data that can't be used.
-        RetrievalError: the loss became NaN or infinite; the step is named.
+        RetrievalError: the loss became NaN or infinite; step and batch are named.
+        InterruptedRunError: SIGINT or SIGTERM stopped it, after a checkpoint.
         MissingExtraError: the extra `train` is not installed.
     """
     from sentence_transformers import (
@@ -46,20 +86,36 @@ def train_dense(
         SentenceTransformerTrainingArguments,
     )
 
-    claim_output(output, overwrite)
+    _claim(output, overwrite=overwrite, resume=resume)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_dense(recipe.model, optimizer.seed)
     limit = _limit(recipe.data.limit, dry_run)
     examples = read_examples(recipe.data, scored=False, limit=limit, seed=optimizer.seed)
-    loss = dense_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
-    classes = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments)
-    fit(classes, encoder, examples, loss, optimizer, output)
-    _save(encoder, recipe, output)
-    return encoder
+    return _run(
+        recipe,
+        output,
+        encoder,
+        examples,
+        optimizer,
+        classes=(SentenceTransformerTrainer, SentenceTransformerTrainingArguments),
+        make_loss=lambda: dense_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size),
+        watch=WatchSettings() if dry_run else recipe.watch,
+        dev_sets=dev_sets,
+        resume=resume,
+        dry_run=dry_run,
+        progress=progress,
+    )
 
 
 def train_multi_vector(
-    recipe: MultiVectorRecipe, output: Path, *, overwrite: bool = False, dry_run: bool = False
+    recipe: MultiVectorRecipe,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    resume: bool = False,
+    dev_sets: DevSets | None = None,
+    progress: bool = False,
 ) -> MultiVectorEncoder:
     """Train a ColBERT by in-batch negatives or by a teacher's scores; the rest as `train_dense`.
 
@@ -76,38 +132,94 @@ def train_multi_vector(
             "Training a multi-vector model needs sentence-transformers >= 6.0: upgrade it"
         ) from error
 
-    claim_output(output, overwrite)
+    _claim(output, overwrite=overwrite, resume=resume)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_multi_vector(recipe.model, optimizer.seed)
     limit = _limit(recipe.data.limit, dry_run)
     scored = recipe.loss.kind == "distillation"
     examples = read_examples(recipe.data, scored=scored, limit=limit, seed=optimizer.seed)
-    loss = multi_vector_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
-    classes = (MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments)
-    fit(classes, encoder, examples, loss, optimizer, output)
-    _save(encoder, recipe, output)
+    return _run(
+        recipe,
+        output,
+        encoder,
+        examples,
+        optimizer,
+        classes=(MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments),
+        make_loss=lambda: multi_vector_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size),
+        watch=WatchSettings() if dry_run else recipe.watch,
+        dev_sets=dev_sets,
+        resume=resume,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def _run(
+    recipe: DenseRecipe | MultiVectorRecipe,
+    output: Path,
+    encoder: Encoder,
+    examples: Any,
+    optimizer: OptimizerSettings,
+    *,
+    classes: tuple[Any, Any],
+    make_loss: Callable[[], torch.nn.Module],
+    watch: WatchSettings,
+    dev_sets: DevSets | None,
+    resume: bool,
+    dry_run: bool,
+    progress: bool,
+) -> Encoder:
+    """Train, and write what the run came to; the summary comes last and says that all is there."""
+    start = start_of_run(
+        to_mapping(recipe),
+        examples,
+        encoder.reference.fingerprint,
+        processes=world_size(),
+        dry_run=dry_run,
+    )
+    if resume:
+        check_same_run(output, start)
+        if is_finished(output):
+            logger.warning("%s: the run is finished, there is nothing to resume", output)
+            return type(encoder).load(output / MODEL)
+    elif is_first_process():
+        write_start(output, start)
+    training, dev_set = open_dev_set(watch, examples, dev_sets)
+    log = RunLog(output / LOG, is_writer=is_first_process())
+    # Distillation compares a query with its own documents only, which many queries may share.
+    has_in_batch_negatives = recipe.loss.kind != "distillation"
+    job = Job(
+        has_in_batch_negatives=has_in_batch_negatives,
+        output=output,
+        log=log,
+        watch=watch,
+        dev_set=dev_set,
+        resume=resume,
+        progress=progress,
+    )
+    outcome = fit(classes, encoder, training, make_loss(), optimizer, job)
+    if is_first_process():
+        encoder.save(output / MODEL)
+        write_json(output / "recipe.json", start["recipe"])
+        write_model_card(
+            output / MODEL,
+            start,
+            is_multi_vector=encoder.is_multi_vector,
+            examples=len(training),
+            scores=outcome.scores,
+            cost=outcome.cost,
+        )
+        plot_curves(log.records(), output / CURVES)
+        sync_tree(output / MODEL)
+        write_summary(output, outcome.scores, outcome.cost, encoder.reference.fingerprint)
+    wait_for_all()
     return encoder
 
 
-def claim_output(output: Path, overwrite: bool) -> None:
-    """Make sure that a run destroys nothing.
-
-    Raises:
-        ConfigError: `output` holds files and `overwrite` is False.
-    """
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ConfigError(f"{output}: not empty (--overwrite replaces what is there)")
-
-
-def _save(
-    encoder: DenseEncoder | MultiVectorEncoder,
-    recipe: DenseRecipe | MultiVectorRecipe,
-    output: Path,
-) -> None:
-    """Write the model and the recipe that made it, on the first process only."""
-    if is_first_process():
-        encoder.save(output / "model")
-        write_json(output / "recipe.json", to_mapping(recipe))
+def _claim(output: Path, *, overwrite: bool, resume: bool) -> None:
+    # The first process decides for all: the others may come when it has written already.
+    if is_first_process() or resume:
+        claim_output(output, overwrite, resume=resume)
 
 
 def _shortened(optimizer: OptimizerSettings) -> OptimizerSettings:
@@ -118,6 +230,7 @@ def _shortened(optimizer: OptimizerSettings) -> OptimizerSettings:
         mini_batch_size=min(optimizer.mini_batch_size or DRY_RUN_BATCH, DRY_RUN_BATCH // 2),
         log_every=1,
         checkpoint_every=None,
+        checkpoint_minutes=None,
     )
 
 
