@@ -28,7 +28,7 @@ from retrieval.encoders.starters import ship
 from retrieval.errors import ConfigError
 from retrieval.files import sha256, write_json
 from retrieval.training.inheritance import InheritanceSettings, inherit
-from retrieval.training.runs import claim_output
+from retrieval.training.run_folder import claim_output
 from retrieval.training.script import report_errors
 from retrieval.training.shared_backbone import (
     SharedBackbone,

@@ -12,9 +12,9 @@ from retrieval.encoders.protocol import Encoder
 from retrieval.evaluation.collection import read_collection
 from retrieval.evaluation.evaluator import run_queries
 from retrieval.evaluation.metrics import evaluate_run
-from retrieval.evaluation.qrels import Qrels
 from retrieval.indexing.exact import ExactIndex
 from retrieval.indexing.lexical import LexicalIndex
+from retrieval.qrels import Qrels
 from retrieval.records import Document, Query
 from retrieval.training.watching import Pair
 

@@ -120,12 +120,12 @@ def write_start(output: Path, start: Mapping[str, Any]) -> None:
     write_json(output / RUN, start)
 
 
-def write_summary(output: Path, scores: Scores | None, cost: Cost, fingerprint: str) -> None:
+def write_summary(output: Path, scores: Scores | None, cost: Cost, model_fingerprint: str) -> None:
     """Write `summary.json`, which says that the run is finished."""
     measured = None if scores is None else {**scores._asdict(), "verdict": scores.verdict()}
     write_json(
         output / SUMMARY,
-        {"model": fingerprint, "dev_ndcg@10": measured, **cost._asdict()},
+        {"model": model_fingerprint, "dev_ndcg@10": measured, **cost._asdict()},
     )
 
 

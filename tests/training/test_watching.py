@@ -216,12 +216,7 @@ def test_the_verdict_names_what_is_as_good() -> None:
     )
 
 
-STALE = "a ColBERT that is measured keeps something of its first measurement: not found yet"
-
-
-@pytest.mark.parametrize(
-    "kind", ["dense", pytest.param("colbert", marks=pytest.mark.xfail(reason=STALE, strict=False))]
-)
+@pytest.mark.parametrize("kind", ["dense", "colbert"])
 def test_an_encoder_that_was_measured_in_training_gives_the_vectors_of_its_saved_model(
     small_runs: SmallRuns, kind: Kind, tmp_path: Path
 ) -> None:
