@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from retrieval.config import to_mapping
 from retrieval.encoders.dense import DenseEncoder
@@ -24,7 +25,7 @@ DRY_RUN_BATCH = 4
 def train_dense(
     recipe: DenseRecipe, output: Path, *, overwrite: bool = False, dry_run: bool = False
 ) -> DenseEncoder:
-    """Train a single-vector encoder with in-batch negatives, alone or under `accelerate`.
+    """Train a single-vector encoder by the loss of the recipe, alone or under `accelerate`.
 
     Args:
         recipe: model, data and optimiser.
@@ -49,7 +50,7 @@ def train_dense(
     claim_output(output, overwrite)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_dense(recipe.model, optimizer.seed)
-    examples = read_contrastive(recipe.data.train, _limit(recipe.data.limit, dry_run))
+    examples = _examples(recipe, _limit(recipe.data.limit, dry_run))
     loss = dense_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
     classes = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments)
     fit(classes, encoder, examples, loss, optimizer, output)
@@ -60,7 +61,7 @@ def train_dense(
 def train_multi_vector(
     recipe: MultiVectorRecipe, output: Path, *, overwrite: bool = False, dry_run: bool = False
 ) -> MultiVectorEncoder:
-    """Train a ColBERT by in-batch negatives or by a teacher's scores; the rest as `train_dense`.
+    """Train a multi-vector encoder; the rest as `train_dense`.
 
     Raises:
         MissingNativeError: Sentence Transformers is older than 6.
@@ -78,9 +79,7 @@ def train_multi_vector(
     claim_output(output, overwrite)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_multi_vector(recipe.model, optimizer.seed)
-    limit = _limit(recipe.data.limit, dry_run)
-    read = read_distillation if recipe.loss.kind == "distillation" else read_contrastive
-    examples = read(recipe.data.train, limit)
+    examples = _examples(recipe, _limit(recipe.data.limit, dry_run))
     loss = multi_vector_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
     classes = (MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments)
     fit(classes, encoder, examples, loss, optimizer, output)
@@ -96,6 +95,14 @@ def claim_output(output: Path, overwrite: bool) -> None:
     """
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ConfigError(f"{output}: not empty (--overwrite replaces what is there)")
+
+
+def _examples(recipe: DenseRecipe | MultiVectorRecipe, limit: int | None) -> Any:
+    """The training examples that the loss reads."""
+    read = read_distillation if recipe.loss.reads_scores else read_contrastive
+    examples = read(recipe.data.train, limit)
+    recipe.loss.check_columns(examples.column_names)
+    return examples
 
 
 def _save(
