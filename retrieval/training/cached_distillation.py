@@ -19,7 +19,7 @@ from sentence_transformers.util import cat_padded_token_embeddings, stack_padded
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 
-from retrieval.training.teachers import Features
+from retrieval.training.batch_teacher import Features
 
 # Q queries, N documents of each
 

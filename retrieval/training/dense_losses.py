@@ -11,10 +11,10 @@ from torch import Tensor
 
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.errors import ConfigError
+from retrieval.training.batch_teacher import BatchTeacher, Scaled, load_teacher, projected_width
 from retrieval.training.embedding_distillation import TeacherVectorsLoss
 from retrieval.training.loss_settings import DenseLossSettings
 from retrieval.training.processes import world_size
-from retrieval.training.teachers import Scaled, Teacher, load_teacher, projected_width
 
 
 def similarity() -> Callable[..., Tensor]:
@@ -92,7 +92,7 @@ def embedding_distillation(
             distance_metric=settings.distance,
             projection_dim=projected_width(teacher, encoder),
         )
-    return TeacherVectorsLoss(_cached(loss, mini_batch_size), Teacher(teacher, encoder.model))
+    return TeacherVectorsLoss(_cached(loss, mini_batch_size), BatchTeacher(teacher, encoder.model))
 
 
 def matryoshka(

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax
 
 from retrieval.encoders.multi_vector import MultiVectorEncoder
-from retrieval.training.teachers import Features, Teacher
+from retrieval.training.batch_teacher import BatchTeacher, Features
 
 
 class TeacherVectorsLoss(torch.nn.Module):
     """Sentence Transformers' `EmbedDistillLoss` with a teacher that encodes each batch."""
 
-    def __init__(self, loss: torch.nn.Module, teacher: Teacher) -> None:
+    def __init__(self, loss: torch.nn.Module, teacher: BatchTeacher) -> None:
         super().__init__()
         self.loss = loss
         self._teacher = teacher
@@ -82,7 +82,7 @@ class BatchScoresLoss(torch.nn.Module):
     def __init__(
         self,
         model: Any,
-        teacher: Teacher,
+        teacher: BatchTeacher,
         *,
         scale: float,
         temperature: float,

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers.util import get_rank
 from torch import Tensor
 
-from retrieval.training.teachers import Features, Teacher
+from retrieval.training.batch_teacher import BatchTeacher, Features
 
 # Q queries of a call, B queries of the batch (of all processes, where documents are gathered),
 # N documents of a query
@@ -70,7 +70,12 @@ class FilteredLoss(torch.nn.Module):
     """A contrastive loss whose `FilteredScores` learn of each batch before it does."""
 
     def __init__(
-        self, loss: torch.nn.Module, scores: FilteredScores, guide: Teacher | None, *, gathers: bool
+        self,
+        loss: torch.nn.Module,
+        scores: FilteredScores,
+        guide: BatchTeacher | None,
+        *,
+        gathers: bool,
     ) -> None:
         super().__init__()
         self.loss = loss

@@ -11,6 +11,7 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError
 from retrieval.training import dense_losses, multi_vector_losses
+from retrieval.training.batch_teacher import BatchTeacher, load_teacher
 from retrieval.training.false_negatives import FilteredLoss, FilteredScores
 from retrieval.training.loss_settings import (
     DenseLossSettings,
@@ -18,7 +19,6 @@ from retrieval.training.loss_settings import (
     MultiVectorLossSettings,
 )
 from retrieval.training.processes import world_size
-from retrieval.training.teachers import Teacher, load_teacher
 
 
 def dense_loss(
@@ -89,7 +89,7 @@ def _filtered(
     if scores is None:
         return loss
     name = settings.false_negative_guide
-    guide = Teacher(load_teacher(name, encoder), encoder.model) if name else None
+    guide = BatchTeacher(load_teacher(name, encoder), encoder.model) if name else None
     return FilteredLoss(loss, scores, guide, gathers=world_size() > 1)
 
 

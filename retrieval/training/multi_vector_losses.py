@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.training.batch_teacher import BatchTeacher, Scaled, load_teacher, projected_width
 from retrieval.training.embedding_distillation import (
     BatchScoresLoss,
     TokenVectorsLoss,
@@ -17,7 +18,6 @@ from retrieval.training.embedding_distillation import (
 )
 from retrieval.training.loss_settings import MultiVectorLossSettings
 from retrieval.training.processes import world_size
-from retrieval.training.teachers import Scaled, Teacher, load_teacher, projected_width
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def embedding_distillation(
     logger.info("%s cuts texts into other tokens: its scores are learnt", settings.teacher)
     return BatchScoresLoss(
         encoder.model,
-        Teacher(teacher, encoder.model),
+        BatchTeacher(teacher, encoder.model),
         scale=settings.scale,
         temperature=settings.temperature,
         teacher_temperature=settings.teacher_temperature,

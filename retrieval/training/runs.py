@@ -11,6 +11,7 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError, MissingNativeError
 from retrieval.files import write_json
+from retrieval.training.adapters import merge_adapter
 from retrieval.training.examples import read_contrastive, read_distillation
 from retrieval.training.fitting import OptimizerSettings, fit
 from retrieval.training.losses import dense_loss, multi_vector_loss
@@ -111,6 +112,8 @@ def _save(
     output: Path,
 ) -> None:
     """Write the model and the recipe that made it, on the first process only."""
+    if recipe.model.lora is not None:
+        merge_adapter(encoder.model)
     if is_first_process():
         encoder.save(output / "model")
         write_json(output / "recipe.json", to_mapping(recipe))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import string
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from retrieval.encoders.checkpoints import checkpoint_kind
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.training.adapters import LoraSettings, add_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class DenseModelSettings:
     document_length: int | None = 512
     query_prefix: str = ""
     document_prefix: str = ""
+    lora: LoraSettings | None = None
+    """Train adapters instead of the backbone's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +42,33 @@ class MultiVectorModelSettings:
     query_expansion: bool = True
     attend_to_expansion: bool = False
     skiplist: tuple[str, ...] = tuple(string.punctuation)
+    lora: LoraSettings | None = None
+    """Train adapters instead of the backbone's weights."""
 
 
 def starting_dense(model: DenseModelSettings, seed: int) -> DenseEncoder:
     """Load the encoder to train on, or make one of a backbone; `seed` draws what is new."""
     if checkpoint_kind(model.backbone) == "dense":
-        return DenseEncoder.load(model.backbone)
-    settings = asdict(model)
-    return DenseEncoder.from_backbone(settings.pop("backbone"), **settings, seed=seed)
+        encoder = DenseEncoder.load(model.backbone)
+    else:
+        encoder = DenseEncoder.from_backbone(model.backbone, **_options(model), seed=seed)
+    if model.lora is not None:
+        add_adapter(encoder.model, model.lora, seed)
+    return encoder
 
 
 def starting_multi_vector(model: MultiVectorModelSettings, seed: int) -> MultiVectorEncoder:
     """Load the ColBERT to train on, or make one of a backbone; `seed` draws what is new."""
     if checkpoint_kind(model.backbone) == "multi_vector":
-        return MultiVectorEncoder.load(model.backbone)
+        encoder = MultiVectorEncoder.load(model.backbone)
+    else:
+        encoder = MultiVectorEncoder.from_backbone(model.backbone, **_options(model), seed=seed)
+    if model.lora is not None:
+        add_adapter(encoder.model, model.lora, seed)
+    return encoder
+
+
+def _options(model: DenseModelSettings | MultiVectorModelSettings) -> dict[str, Any]:
+    """What `from_backbone` is told of the settings."""
     settings = asdict(model)
-    return MultiVectorEncoder.from_backbone(settings.pop("backbone"), **settings, seed=seed)
+    return {key: settings[key] for key in settings if key not in ("backbone", "lora")}

@@ -18,7 +18,7 @@ from retrieval.training.processes import world_size
 Features = dict[str, Any]
 
 
-class Teacher:
+class BatchTeacher:
     """Encodes the texts of a batch, with its own tokenizer, prompts and lengths.
 
     It is no torch module: nothing of it is trained, moved, or saved with the loss.
