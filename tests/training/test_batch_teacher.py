@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,19 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from retrieval import DenseEncoder, MultiVectorEncoder
+from retrieval.config import from_mapping
 from retrieval.encoders.unpadded import unpadded
 from retrieval.errors import ConfigError
 from retrieval.scoring import cosine, maxsim
 from retrieval.training.batch_teacher import BatchTeacher
+from retrieval.training.examples import DataSettings
 from retrieval.training.false_negatives import FilteredLoss, FilteredScores
+from retrieval.training.fitting import OptimizerSettings
 from retrieval.training.loss_settings import DenseLossSettings, MultiVectorLossSettings
 from retrieval.training.losses import dense_loss, multi_vector_loss
+from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
+from retrieval.training.runs import train_dense, train_multi_vector
+from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 from tests.training.loss_checks import (
     COLUMNS,
     NEGATIVES,
@@ -291,3 +298,55 @@ def test_a_dense_model_has_no_multi_vector_teacher(
     settings = DenseLossSettings(kind="embedding_distillation", teacher=str(colbert_teacher))
     with pytest.raises(ConfigError, match="name a dense teacher"):
         dense_loss(settings, dense, None)
+
+
+@pytest.mark.parametrize("model", ["dense", "colbert"])
+def test_a_run_brings_the_model_to_its_teacher(
+    model: str, tiny_backbone: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(f"{model}_teacher")
+    path = tmp_path / "pairs.jsonl"
+    texts = [f"{query} {n}" for n in range(6) for query in QUERIES]
+    lines = [json.dumps({"query": text, "positive": text[::-1]}) for text in texts]
+    path.write_text("\n".join(lines), "utf-8")
+    settings: dict[str, Any] = {
+        "data": DataSettings(train=(str(path),)),
+        "optimizer": OptimizerSettings(
+            epochs=8, batch_size=6, mini_batch_size=3, lr=5e-3, precision="float32"
+        ),
+    }
+    wanted = {"kind": "embedding_distillation", "teacher": str(folder)}
+    name = str(tiny_backbone)
+    start: Encoder
+    trained: Encoder
+    if model == "dense":
+        start = DenseEncoder.from_backbone(name, width=24)
+        trained = train_dense(
+            DenseRecipe(
+                model=DenseModelSettings(backbone=name, width=24),
+                loss=from_mapping(DenseLossSettings, wanted, source="test"),
+                **settings,
+            ),
+            tmp_path / "run",
+        )
+    else:
+        start = MultiVectorEncoder.from_backbone(
+            name, width=24, query_length=12, document_length=16
+        )
+        trained = train_multi_vector(
+            MultiVectorRecipe(
+                model=MultiVectorModelSettings(
+                    backbone=name, width=24, query_length=12, document_length=16
+                ),
+                loss=from_mapping(MultiVectorLossSettings, wanted, source="test"),
+                **settings,
+            ),
+            tmp_path / "run",
+        )
+    teacher = type(trained).load(folder)
+
+    def nearness(encoder: Encoder) -> float:
+        pairs: Any = zip(encoder.encode_queries(texts), teacher.encode_queries(texts))
+        return float(np.mean([(one * other).sum(-1).mean() for one, other in pairs]))
+
+    assert nearness(trained) > nearness(start) + 0.2
