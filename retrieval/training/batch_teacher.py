@@ -98,8 +98,8 @@ class Scaled:
 def load_teacher(
     name: str, student: DenseEncoder | MultiVectorEncoder
 ) -> DenseEncoder | MultiVectorEncoder:
-    """Load an encoder to learn from, on the student's device."""
-    return load_encoder(name, device=str(student.model.device), dtype="auto")
+    """Load an encoder to learn from, in float32, on the student's device."""
+    return load_encoder(name, device=str(student.model.device))
 
 
 def projected_width(

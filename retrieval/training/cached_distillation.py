@@ -31,8 +31,10 @@ class CachedDistillation(CachedLossMixin, torch.nn.Module):
         loss: one with `compute_loss_from_embeddings`, such as `DistillKLDivLoss`.
     """
 
-    def __init__(self, loss: Any, mini_batch_size: int) -> None:
+    def __init__(self, loss: Any, mini_batch_size: int, *, is_by_column: bool = False) -> None:
+        """Wrap a loss; `is_by_column` gives it the labels of one column after the other."""
         super().__init__()
+        self._is_by_column = is_by_column
         self.model = loss.model
         self.loss = loss
         self.mini_batch_size = mini_batch_size
@@ -52,7 +54,9 @@ class CachedDistillation(CachedLossMixin, torch.nn.Module):
     ) -> Tensor:
         """The loss of embeddings, given as the mini-batches of each column."""
         embeddings = [torch.cat(column) for column in reps]
-        loss: Tensor = self.loss.compute_loss_from_embeddings(embeddings, labels)
+        assert labels is not None
+        targets = list(labels.unbind(1)) if self._is_by_column else labels
+        loss: Tensor = self.loss.compute_loss_from_embeddings(embeddings, targets)
         if with_backward:
             loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()

@@ -92,7 +92,9 @@ def embedding_distillation(
             distance_metric=settings.distance,
             projection_dim=projected_width(teacher, encoder),
         )
-    return TeacherVectorsLoss(_cached(loss, mini_batch_size), BatchTeacher(teacher, encoder.model))
+    return TeacherVectorsLoss(
+        _cached(loss, mini_batch_size, is_by_column=True), BatchTeacher(teacher, encoder.model)
+    )
 
 
 def matryoshka(
@@ -105,12 +107,14 @@ def matryoshka(
     return wrapped
 
 
-def _cached(loss: Any, mini_batch_size: int | None) -> torch.nn.Module:
+def _cached(
+    loss: Any, mini_batch_size: int | None, *, is_by_column: bool = False
+) -> torch.nn.Module:
     if not mini_batch_size:
         return cast(torch.nn.Module, loss)
     from retrieval.training.cached_distillation import CachedDistillation
 
-    return CachedDistillation(loss, mini_batch_size)
+    return CachedDistillation(loss, mini_batch_size, is_by_column=is_by_column)
 
 
 def _dense_losses() -> Any:

@@ -44,13 +44,13 @@ from tests.training.loss_checks import (
 
 @pytest.fixture(scope="module")
 def dense(tiny_backbone: Path) -> DenseEncoder:
-    return DenseEncoder.from_backbone(tiny_backbone, width=16, query_length=12, document_length=16)
+    return DenseEncoder.from_backbone(tiny_backbone, width=16, query_length=40, document_length=48)
 
 
 @pytest.fixture(scope="module")
 def colbert(tiny_backbone: Path) -> MultiVectorEncoder:
     return MultiVectorEncoder.from_backbone(
-        tiny_backbone, width=16, query_length=12, document_length=16
+        tiny_backbone, width=16, query_length=40, document_length=48
     )
 
 
@@ -66,7 +66,7 @@ def colbert_teacher(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactor
     """Cuts texts into the same tokens as `colbert`."""
     folder = tmp_path_factory.mktemp("teacher") / "colbert"
     MultiVectorEncoder.from_backbone(
-        tiny_backbone, width=24, query_length=12, document_length=16, seed=7
+        tiny_backbone, width=24, query_length=40, document_length=48, seed=7
     ).save(folder)
     return folder
 
@@ -331,12 +331,12 @@ def test_a_run_brings_the_model_to_its_teacher(
         )
     else:
         start = MultiVectorEncoder.from_backbone(
-            name, width=24, query_length=12, document_length=16
+            name, width=24, query_length=40, document_length=48
         )
         trained = train_multi_vector(
             MultiVectorRecipe(
                 model=MultiVectorModelSettings(
-                    backbone=name, width=24, query_length=12, document_length=16
+                    backbone=name, width=24, query_length=40, document_length=48
                 ),
                 loss=from_mapping(MultiVectorLossSettings, wanted, source="test"),
                 **settings,
