@@ -18,7 +18,7 @@ class LoraSettings:
     """Adapters in the backbone's linear layers (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     """Over `rank`, what multiplies an adapter's output."""
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ("Wqkv", "Wo", "Wi")
