@@ -59,9 +59,7 @@ def assert_same(
     assert one[1].keys() == other[1].keys()
     largest = max(float(gradient.abs().max()) for gradient in other[1].values())
     for name, gradient in other[1].items():
-        torch.testing.assert_close(
-            one[1][name], gradient, rtol=1e-3, atol=2e-5 * largest, msg=lambda m, n=name: f"{n} {m}"
-        )
+        assert torch.allclose(one[1][name], gradient, rtol=1e-3, atol=2e-5 * largest), name
 
 
 def scores(encoder: Encoder, features: list[dict[str, Any]], width: int | None = None) -> Tensor:
@@ -84,7 +82,9 @@ def _score(
         else:
             found = output["token_embeddings"][row][output["attention_mask"][row].bool()]
         found = found[:, :width]
-        return found / found.norm(dim=1, keepdim=True)
+        unit: Tensor = found / found.norm(dim=1, keepdim=True)
+        return unit
 
     similar = vectors(queries, query) @ vectors(documents, document).T
-    return similar.max(dim=1).values.sum()
+    best: Tensor = similar.max(dim=1).values.sum()
+    return best

@@ -76,9 +76,10 @@ def test_encoding_sees_the_adapter_and_merging_keeps_its_vectors(
     adapted: Encoder, tiny_backbone: Path, tmp_path: Path
 ) -> None:
     with_adapter = vectors(adapted)
-    adapted.model[0].auto_model.disable_adapters()
+    backbone: Any = adapted.model[0].auto_model
+    backbone.disable_adapters()
     assert np.abs(with_adapter - vectors(adapted)).max() > 0.01
-    adapted.model[0].auto_model.enable_adapters()
+    backbone.enable_adapters()
     merge_adapter(adapted.model)
     # float32 weights that were added up before the product, not after it
     np.testing.assert_allclose(vectors(adapted), with_adapter, atol=1e-5)

@@ -128,7 +128,7 @@ def test_the_filter_is_gistembeds(dense: DenseEncoder, dense_teacher: Path) -> N
             dense.model,
             guide.model,
             temperature=0.5,
-            margin_strategy=rule,
+            margin_strategy=rule,  # type: ignore[arg-type]
             margin=margin,
             contrast_anchors=False,
             contrast_positives=False,

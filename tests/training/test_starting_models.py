@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_a_trained_retriever_keeps_its_lengths_unless_the_recipe_names_others(
     )
     for given, expected in ((None, 9), (12, 12)):
         dense = DenseModelSettings(backbone=str(tmp_path / "dense"), document_length=given)
-        transformer = starting_dense(dense, 0).model[0]
+        transformer: Any = starting_dense(dense, 0).model[0]
         assert (transformer.query_length, transformer.document_length) == (7, expected)
         colbert = MultiVectorModelSettings(
             backbone=str(tmp_path / "colbert"), document_length=given
@@ -42,10 +43,11 @@ def test_a_backbone_gets_the_usual_lengths_and_the_prefixes_of_the_recipe(
     settings = DenseModelSettings(
         backbone=str(tiny_backbone), query_prefix="search_query: ", document_prefix="doc: "
     )
-    dense = starting_dense(settings, 0).model
+    dense: Any = starting_dense(settings, 0).model
     assert (dense[0].query_length, dense[0].document_length) == (64, 512)
     assert dense.prompts == {"query": "search_query: ", "document": "doc: "}
-    colbert = starting_multi_vector(MultiVectorModelSettings(backbone=str(tiny_backbone)), 0).model
+    plain = MultiVectorModelSettings(backbone=str(tiny_backbone))
+    colbert: Any = starting_multi_vector(plain, 0).model
     assert (colbert[0].query_length, colbert[0].document_length) == (32, 180)
 
 
