@@ -125,7 +125,7 @@ def train(output: Path, kind: str, dry_run: bool) -> None:
     from retrieval.training import recipes, runs
     from retrieval.training.examples import DataSettings
     from retrieval.training.fitting import OptimizerSettings
-    from retrieval.training.losses import MultiVectorLossSettings
+    from retrieval.training.loss_settings import MultiVectorLossSettings
     from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 
     backbone = str(output / "backbone")

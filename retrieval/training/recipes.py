@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from retrieval.training.examples import DataSettings
 from retrieval.training.fitting import OptimizerSettings
-from retrieval.training.losses import DenseLossSettings, MultiVectorLossSettings
+from retrieval.training.loss_settings import DenseLossSettings, MultiVectorLossSettings
 from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
 from retrieval.training.watching import WatchSettings
 

@@ -15,6 +15,7 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import MissingNativeError
 from retrieval.files import write_json
+from retrieval.training.adapters import merge_adapter
 from retrieval.training.checkpoints import sync_tree
 from retrieval.training.curves import plot_curves
 from retrieval.training.examples import read_examples
@@ -56,7 +57,7 @@ def train_dense(
     dev_sets: DevSets | None = None,
     progress: bool = False,
 ) -> DenseEncoder:
-    """Train a single-vector encoder with in-batch negatives, alone or under `accelerate`.
+    """Train a single-vector encoder by the loss of the recipe, alone or under `accelerate`.
 
     Args:
         recipe: model, data, loss, optimiser and what to look at.
@@ -89,8 +90,7 @@ def train_dense(
     _claim(output, overwrite=overwrite, resume=resume)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_dense(recipe.model, optimizer.seed)
-    limit = _limit(recipe.data.limit, dry_run)
-    examples = read_examples(recipe.data, scored=False, limit=limit, seed=optimizer.seed)
+    examples = _examples(recipe, _limit(recipe.data.limit, dry_run), optimizer.seed)
     return _run(
         recipe,
         output,
@@ -117,7 +117,7 @@ def train_multi_vector(
     dev_sets: DevSets | None = None,
     progress: bool = False,
 ) -> MultiVectorEncoder:
-    """Train a ColBERT by in-batch negatives or by a teacher's scores; the rest as `train_dense`.
+    """Train a multi-vector encoder; the rest as `train_dense`.
 
     Raises:
         MissingNativeError: Sentence Transformers is older than 6.
@@ -135,9 +135,7 @@ def train_multi_vector(
     _claim(output, overwrite=overwrite, resume=resume)
     optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
     encoder = starting_multi_vector(recipe.model, optimizer.seed)
-    limit = _limit(recipe.data.limit, dry_run)
-    scored = recipe.loss.kind == "distillation"
-    examples = read_examples(recipe.data, scored=scored, limit=limit, seed=optimizer.seed)
+    examples = _examples(recipe, _limit(recipe.data.limit, dry_run), optimizer.seed)
     return _run(
         recipe,
         output,
@@ -187,7 +185,7 @@ def _run(
     training, dev_set = open_dev_set(watch, examples, dev_sets)
     log = RunLog(output / LOG, is_writer=is_first_process())
     # Distillation compares a query with its own documents only, which many queries may share.
-    has_in_batch_negatives = recipe.loss.kind != "distillation"
+    has_in_batch_negatives = recipe.loss.kind == "contrastive"
     job = Job(
         has_in_batch_negatives=has_in_batch_negatives,
         output=output,
@@ -198,6 +196,8 @@ def _run(
         progress=progress,
     )
     outcome = fit(classes, encoder, training, make_loss(), optimizer, job)
+    if recipe.model.lora is not None:
+        merge_adapter(encoder.model)
     if is_first_process():
         encoder.save(output / MODEL)
         write_json(output / "recipe.json", start["recipe"])
@@ -214,6 +214,13 @@ def _run(
         write_summary(output, outcome.scores, outcome.cost, encoder.reference.fingerprint)
     wait_for_all()
     return encoder
+
+
+def _examples(recipe: DenseRecipe | MultiVectorRecipe, limit: int | None, seed: int) -> Any:
+    """The training examples that the loss reads."""
+    examples = read_examples(recipe.data, scored=recipe.loss.reads_scores, limit=limit, seed=seed)
+    recipe.loss.check_columns(examples.column_names)
+    return examples
 
 
 def _claim(output: Path, *, overwrite: bool, resume: bool) -> None:

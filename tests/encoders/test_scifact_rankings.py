@@ -16,7 +16,7 @@ from retrieval.corpus import read_corpus
 from retrieval.scoring import maxsim
 from retrieval.training.examples import DataSettings
 from retrieval.training.fitting import OptimizerSettings
-from retrieval.training.losses import MultiVectorLossSettings
+from retrieval.training.loss_settings import MultiVectorLossSettings
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
 from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings

@@ -12,7 +12,7 @@ import pytest
 from retrieval import DenseEncoder, MultiVectorEncoder
 from retrieval.training.examples import DataSettings
 from retrieval.training.fitting import OptimizerSettings
-from retrieval.training.losses import MultiVectorLossSettings
+from retrieval.training.loss_settings import MultiVectorLossSettings
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
 from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
@@ -90,7 +90,7 @@ class SmallRuns:
         )
         source = self.scores if kind == "distilled" else self.pairs
         loss = MultiVectorLossSettings(
-            kind="distillation" if kind == "distilled" else "contrastive"
+            kind="kl_distillation" if kind == "distilled" else "contrastive"
         )
         data = DataSettings(train=(str(source),))
         return MultiVectorRecipe(model=model, data=data, loss=loss, optimizer=settings)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from retrieval import load_encoder
+from retrieval.config import from_mapping, read_recipe
+from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
+from retrieval.training.runs import train_dense, train_multi_vector
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -78,10 +82,32 @@ def test_a_bad_recipe_ends_with_one_line_and_code_2(workplace: Path) -> None:
 @pytest.mark.parametrize(
     "recipe", sorted((ROOT / "train/recipes").glob("*.toml")), ids=lambda path: path.stem
 )
-def test_every_recipe_is_valid(recipe: Path) -> None:
-    from retrieval.config import from_mapping, read_recipe
-    from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
-
-    settings = read_recipe(recipe)
-    kind: type = DenseRecipe if "pooling" in settings["model"] else MultiVectorRecipe
-    assert from_mapping(kind, settings, source=str(recipe)).about
+def test_every_recipe_is_valid_and_runs_dry(
+    recipe: Path, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    texts = [f"def f{n}(x): return x + {n}" for n in range(20)]
+    rows: dict[bool, list[dict[str, object]]] = {
+        False: [{"query": f"q {n}", "positive": texts[n]} for n in range(20)],
+        True: [
+            {"query": f"q {n}", "documents": [texts[n], texts[n - 1]], "scores": [n, 1.0]}
+            for n in range(20)
+        ],
+    }
+    overrides = [f"model.backbone={str(tiny_backbone)!r}", 'data.train=["rows.jsonl"]']
+    settings = read_recipe(recipe, overrides)
+    is_dense = "colbert" not in recipe.stem
+    kind: type[DenseRecipe] | type[MultiVectorRecipe] = (
+        DenseRecipe if is_dense else MultiVectorRecipe
+    )
+    checked = from_mapping(kind, settings, source=str(recipe))
+    for word in ("Data:", "Hardware:", "Expected"):
+        assert word in checked.about
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row) for row in rows[checked.loss.reads_scores]]
+    path.write_text("\n".join(lines), "utf-8")
+    ready = replace(checked, data=replace(checked.data, train=(str(path),)))
+    if isinstance(ready, DenseRecipe):
+        train_dense(ready, tmp_path / "out", dry_run=True)
+    else:
+        train_multi_vector(ready, tmp_path / "out", dry_run=True)
+    assert load_encoder(tmp_path / "out" / "model").is_multi_vector != is_dense

@@ -19,7 +19,7 @@ from retrieval.errors import ConfigError, RetrievalError
 from retrieval.scoring import dot, maxsim
 from retrieval.training.examples import DataSettings
 from retrieval.training.fitting import OptimizerSettings
-from retrieval.training.losses import MultiVectorLossSettings
+from retrieval.training.loss_settings import MultiVectorLossSettings
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
 from retrieval.training.starting_models import DenseModelSettings, MultiVectorModelSettings
@@ -140,7 +140,7 @@ def test_distillation_learns_the_teachers_order(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     recipe = replace(
         colbert_recipe,
-        loss=MultiVectorLossSettings(kind="distillation"),
+        loss=MultiVectorLossSettings(kind="kl_distillation"),
         data=DataSettings(train=(str(path),)),
     )
     encoder = train_multi_vector(recipe, tmp_path / "run")
