@@ -5,8 +5,8 @@
 
 Writes OUTPUT/train.jsonl, which the recipes read, OUTPUT/sources.json with each package's licence,
 and, with --held-out, OUTPUT/held-out: a BEIR folder of the functions of that share of the modules,
-none of which is trained on. No package is imported. Hardware: one processor core, some 5,000
-functions a second. The machinery is in retrieval/training/code_pairs.py and code_sources.py.
+none of which is trained on. No package is imported. Hardware: one processor core. The machinery
+is in retrieval/training/code_pairs.py and code_sources.py.
 """
 
 from __future__ import annotations

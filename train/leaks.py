@@ -6,7 +6,7 @@
 Prints a table of rows by file, evaluation folder and kind: query (a test query), pair (a relevant
 document with a query like its own), document (a relevant document alone: no leak, unless
 --documents-leak). Exit code 1 where rows leak and no clean files were asked for. Hardware: one
-processor core, about 2,000 rows a second. The machinery is in retrieval/training/leaks.py.
+processor core, some 1,000 rows a second. The machinery is in retrieval/training/leaks.py.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from retrieval.encoders.checkpoints import checkpoint_kind
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.encoders.starters import checkpoint_folder
 from retrieval.errors import ConfigError
 from retrieval.training.adapters import LoraSettings, add_adapter
 
@@ -18,7 +19,7 @@ class DenseModelSettings:
     """The single-vector encoder to start from."""
 
     backbone: str
-    """Folder or hub name of a transformers model, or of a dense encoder to train on."""
+    """Folder or hub name of a transformers model, or a dense encoder or starter to train on."""
     pooling: Literal["mean", "cls"] = "mean"
     width: int | None = None
     query_length: int | None = None
@@ -36,7 +37,7 @@ class MultiVectorModelSettings:
     """The ColBERT to start from."""
 
     backbone: str
-    """Folder or hub name of a transformers model, or of a ColBERT to train on."""
+    """Folder or hub name of a transformers model, or a ColBERT or starter to train on."""
     width: int = 128
     query_length: int | None = None
     """Tokens of a query; None takes 32, or what a ColBERT to train on has."""
@@ -57,7 +58,7 @@ def starting_dense(model: DenseModelSettings, seed: int) -> DenseEncoder:
     Raises:
         ConfigError: settings for a new retriever beside the name of a trained one.
     """
-    if checkpoint_kind(model.backbone) == "dense":
+    if checkpoint_kind(checkpoint_folder(model.backbone)) == "dense":
         _check_trained(model)
         encoder = DenseEncoder.load(model.backbone, **_lengths(model))
     else:
@@ -74,7 +75,7 @@ def starting_multi_vector(model: MultiVectorModelSettings, seed: int) -> MultiVe
     Raises:
         ConfigError: settings for a new retriever beside the name of a trained one.
     """
-    if checkpoint_kind(model.backbone) == "multi_vector":
+    if checkpoint_kind(checkpoint_folder(model.backbone)) == "multi_vector":
         _check_trained(model)
         encoder = MultiVectorEncoder.load(model.backbone, **_lengths(model))
     else:
