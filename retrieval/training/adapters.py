@@ -74,6 +74,11 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int) -> None:
     logger.info("LoRA trains %d of %d parameters", counts[0], sum(counts))
 
 
+def has_adapter(model: Any) -> bool:
+    """Whether a Sentence Transformers model has adapters that were not merged."""
+    return bool(getattr(model[0].auto_model, "_hf_peft_config_loaded", False))
+
+
 def merge_adapter(model: Any) -> None:
     """Add the adapters to the weights that they adapt: a model as if they had never been there."""
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -15,19 +15,21 @@ from typing import Any
 import safetensors
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from retrieval.files import read_json, write_json
 from retrieval.training import checkpoints
+from retrieval.training.adapters import has_adapter
 from retrieval.training.interruption import Interruption
 from retrieval.training.loss_guard import LossGuard, check_weights, first_texts
 from retrieval.training.processes import any_process, wait_for_all
 
 logger = logging.getLogger(__name__)
 
+ADAPTED_FILE = "adapted_model.safetensors"
 LOSS_FILE = "loss.safetensors"
 
 
@@ -90,7 +92,15 @@ class LastingTrainer(Trainer):
         return str(self._staging) if self._staging else str(super()._get_output_dir(trial))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Without a model card, which draws examples from the random state that is to be saved."""
+        """Without a model card, which draws examples from the random state that is to be saved.
+
+        A model with adapters is saved whole: Sentence Transformers would put a saved adapter on the
+        backbone as it was before tokens were added to it.
+        """
+        if has_adapter(self.model):
+            Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(Path(str(output_dir)) / ADAPTED_FILE))
+            return
         self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -155,8 +165,11 @@ class LastingTrainer(Trainer):
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint)
         self._resumed_from = Path(resume_from_checkpoint)
+        if has_adapter(self.model):
+            load_model(self.model, str(self._resumed_from / ADAPTED_FILE))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint)
         own = dict(self._own_tensors())
         if own:
             saved = load_file(self._resumed_from / LOSS_FILE)

@@ -14,6 +14,7 @@ import torch
 
 from retrieval import DenseEncoder, load_encoder
 from retrieval.errors import ConfigError
+from retrieval.training.adapters import LoraSettings
 from retrieval.training.checkpoints import find_damage, list_checkpoints
 from retrieval.training.recipes import DenseRecipe
 from retrieval.training.trainer import LastingTrainer
@@ -55,6 +56,21 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one_to_the_last_digit(
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert resumed.reference.fingerprint == whole.reference.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["dense", "colbert"])
+def test_adapters_are_resumed_and_merged_like_an_uninterrupted_run(
+    small_runs: SmallRuns, kind: Kind, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="needs the extra lora")
+    plain: Any = small_runs.recipe(kind)
+    recipe = replace(plain, model=replace(plain.model, lora=LoraSettings(rank=4)))
+    small_runs.train(recipe, tmp_path / "whole")
+    with crash_at(9):
+        small_runs.train(recipe, tmp_path / "cut")
+    small_runs.train(recipe, tmp_path / "cut", resume=True)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 def test_a_logged_mean_is_the_same_where_a_checkpoint_lies_between_two_of_them(
