@@ -79,9 +79,13 @@ def test_a_bad_recipe_ends_with_one_line_and_code_2(workplace: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted((ROOT / "train/recipes").glob("*.toml")), ids=lambda path: path.stem
-)
+# The starter's recipe is of another kind: test_starter_run.py.
+RECIPES = [
+    each for each in sorted((ROOT / "train/recipes").glob("*.toml")) if each.stem != "starter"
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_valid_and_runs_dry(
     recipe: Path, tiny_backbone: Path, tmp_path: Path
 ) -> None:

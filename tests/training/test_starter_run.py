@@ -1,0 +1,52 @@
+"""The program that makes the starters runs from pairs to two checkpoints on one backbone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from retrieval import load_encoder
+from retrieval.config import from_mapping, read_recipe
+from retrieval.errors import ConfigError
+from retrieval.training.starter_run import StarterRecipe, find_files
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "train/recipes/starter.toml"
+
+
+@pytest.mark.slow
+def test_the_program_makes_two_retrievers_on_one_backbone(
+    tmp_path: Path, minilm_path: Path
+) -> None:
+    recipe = from_mapping(StarterRecipe, read_recipe(RECIPE), source="recipe")
+    for name in recipe.weights:
+        lines = [
+            {"anchor": f"what is {name} number {n}", "positive": f"{name} {n}: " + "a text " * 20}
+            for n in range(60)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    command = [sys.executable, str(ROOT / "train/starter.py"), str(RECIPE), "--dry-run"]
+    command += ["--pairs", str(tmp_path), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "out" / each) for each in ("dense", "colbert")]
+    weights = [load_file(tmp_path / "out" / each / "model.safetensors")
+               for each in ("dense", "colbert")]  # fmt: skip
+    assert weights[0].keys() == weights[1].keys()
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    (vectors,) = load_encoder(tmp_path / "out/colbert").encode_queries(["a text"])
+    assert vectors.shape == (4, 128)
+    (vector,) = load_encoder(tmp_path / "out/dense").encode_queries(["a text"])
+    assert vector.shape == (384,)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"")
+    assert find_files(tmp_path, {"a": 1.0}) == {"a": tmp_path / "a.jsonl.gz"}
+    with pytest.raises(ConfigError, match=r"expected b\.jsonl or b\.jsonl\.gz"):
+        find_files(tmp_path, {"a": 1.0, "b": 1.0})
