@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -87,23 +87,13 @@ def train_dense(
         SentenceTransformerTrainingArguments,
     )
 
-    _claim(output, overwrite=overwrite, resume=resume)
-    optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
-    encoder = starting_dense(recipe.model, optimizer.seed)
-    examples = _examples(recipe, _limit(recipe.data.limit, dry_run), optimizer.seed)
     return _run(
         recipe,
         output,
-        encoder,
-        examples,
-        optimizer,
+        _Options(overwrite, dry_run, resume, dev_sets, progress),
         classes=(SentenceTransformerTrainer, SentenceTransformerTrainingArguments),
-        make_loss=lambda: dense_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size),
-        watch=WatchSettings() if dry_run else recipe.watch,
-        dev_sets=dev_sets,
-        resume=resume,
-        dry_run=dry_run,
-        progress=progress,
+        begin=starting_dense,
+        make_loss=dense_loss,
     )
 
 
@@ -132,42 +122,40 @@ def train_multi_vector(
             "Training a multi-vector model needs sentence-transformers >= 6.0: upgrade it"
         ) from error
 
-    _claim(output, overwrite=overwrite, resume=resume)
-    optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
-    encoder = starting_multi_vector(recipe.model, optimizer.seed)
-    examples = _examples(recipe, _limit(recipe.data.limit, dry_run), optimizer.seed)
     return _run(
         recipe,
         output,
-        encoder,
-        examples,
-        optimizer,
+        _Options(overwrite, dry_run, resume, dev_sets, progress),
         classes=(MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments),
-        make_loss=lambda: multi_vector_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size),
-        watch=WatchSettings() if dry_run else recipe.watch,
-        dev_sets=dev_sets,
-        resume=resume,
-        dry_run=dry_run,
-        progress=progress,
+        begin=starting_multi_vector,
+        make_loss=multi_vector_loss,
     )
 
 
+class _Options(NamedTuple):
+    overwrite: bool
+    dry_run: bool
+    resume: bool
+    dev_sets: DevSets | None
+    progress: bool
+
+
 def _run(
-    recipe: DenseRecipe | MultiVectorRecipe,
+    recipe: Any,
     output: Path,
-    encoder: Encoder,
-    examples: Any,
-    optimizer: OptimizerSettings,
+    options: _Options,
     *,
     classes: tuple[Any, Any],
-    make_loss: Callable[[], torch.nn.Module],
-    watch: WatchSettings,
-    dev_sets: DevSets | None,
-    resume: bool,
-    dry_run: bool,
-    progress: bool,
+    begin: Callable[[Any, int], Encoder],
+    make_loss: Callable[[Any, Encoder, int | None], torch.nn.Module],
 ) -> Encoder:
     """Train, and write what the run came to; the summary comes last and says that all is there."""
+    dry_run, resume = options.dry_run, options.resume
+    _claim(output, overwrite=options.overwrite, resume=resume)
+    optimizer = _shortened(recipe.optimizer) if dry_run else recipe.optimizer
+    watch = WatchSettings() if dry_run else recipe.watch
+    encoder = begin(recipe.model, optimizer.seed)
+    examples = _examples(recipe, _limit(recipe.data.limit, dry_run), optimizer.seed)
     start = start_of_run(
         to_mapping(recipe),
         examples,
@@ -182,7 +170,7 @@ def _run(
             return type(encoder).load(output / MODEL)
     elif is_first_process():
         write_start(output, start)
-    training, dev_set = open_dev_set(watch, examples, dev_sets)
+    training, dev_set = open_dev_set(watch, examples, options.dev_sets)
     log = RunLog(output / LOG, is_writer=is_first_process())
     # Distillation compares a query with its own documents only, which many queries may share.
     has_in_batch_negatives = recipe.loss.kind == "contrastive"
@@ -193,9 +181,10 @@ def _run(
         watch=watch,
         dev_set=dev_set,
         resume=resume,
-        progress=progress,
+        progress=options.progress,
     )
-    outcome = fit(classes, encoder, training, make_loss(), optimizer, job)
+    loss = make_loss(recipe.loss, encoder, optimizer.cached_mini_batch_size)
+    outcome = fit(classes, encoder, training, loss, optimizer, job)
     if recipe.model.lora is not None:
         merge_adapter(encoder.model)
     if is_first_process():
