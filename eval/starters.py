@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def _measure(
             )
             settings = EvaluationSettings(split=COLLECTIONS[name])
             result = evaluate(collection, index, encoder, settings, system=system)
+        if result.model:  # a table that others read names no folder of ours
+            result = replace(result, model=result.model._replace(name=system))
         result.to_json(paths[name])
         print(f"{name}: {system} {result.metrics[METRIC]:.4f}", file=sys.stderr, flush=True)
 
