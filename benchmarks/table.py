@@ -11,6 +11,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from search_tables import print_markdown
+from train_ratio import ratio
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -50,11 +51,11 @@ def _print_training() -> None:
         for result in report.get("results", ()):
             first = f"{result['kind']} | {result['dtype']}, {result['threads']}"
             first += f" | {report['settings']['pairs']}"
-            ours = result["rows"][0]["step_seconds"]
             for row in result["rows"]:
-                ratios = [theirs / own for theirs, own in zip(row["step_seconds"], ours)]
-                seconds = median(row["step_seconds"])
-                compared = f"{seconds / median(ours):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+                seconds, compared = median(row["step_seconds"]), "losses differ"
+                found = ratio(result, row["system"])
+                if found is not None:
+                    compared = f"{found[0]:.2f} ({min(found[1]):.2f}-{max(found[1]):.2f})"
                 print(
                     f"| {first} | {row['system']} | {seconds:.2f} | {row['pairs_per_second']:.1f} "
                     f"| {compared} | {row['loss_difference']:.0e} |"

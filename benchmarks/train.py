@@ -41,6 +41,7 @@ from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
 from train_data import TRAINED_SHAPES, Starts, make_starts, mixed_pairs, write_pairs
 from train_quality import compare_quality, print_quality
+from train_ratio import TOLERANCES, ratio
 from train_workers import Round, Trainer
 from workloads import make_tokenizer
 
@@ -48,9 +49,6 @@ from retrieval import native
 from retrieval.backbone.precision import has_fast_bfloat16
 
 SYSTEMS = {"dense": ("ours", "st"), "colbert": ("ours", "st", "pylate")}
-# How far losses of the same step may be apart, relative to the peer's: float32 sums in another
-# order, bfloat16 rounds other intermediate results; both grow with the steps.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 2e-2}
 # Least characters of a positive. PyLate's MaxSim gives 0 where all tokens of a padded document have
 # negative similarities: with untrained weights that happens to documents of a few tokens, and the
 # losses differ.
@@ -156,15 +154,6 @@ def _compare(
     return {"kind": kind, "dtype": dtype, "threads": arguments.threads, "rows": rows}
 
 
-def _ratio(result: dict[str, Any], system: str) -> tuple[float, list[float]] | None:
-    """Ours over a peer's rate, of medians and in every round; None where the losses differ."""
-    rows = {row["system"]: row for row in result["rows"]}
-    if system not in rows or rows[system]["loss_difference"] > TOLERANCES[result["dtype"]]:
-        return None
-    theirs, ours = (rows[name]["step_seconds"] for name in (system, "ours"))
-    return median(theirs) / median(ours), [each / own for each, own in zip(theirs, ours)]
-
-
 def _print(result: dict[str, Any]) -> None:
     query, positive = result["mean_tokens"]
     print(
@@ -173,7 +162,7 @@ def _print(result: dict[str, Any]) -> None:
         "system   s/step   pairs/s   ours is faster     loss 1 -> 20   largest difference"
     )
     for row in result["rows"]:
-        ratio = _ratio(result, row["system"])
+        ratio = ratio(result, row["system"])
         compared = "losses differ"
         if row["system"] == "ours":
             compared = ""
@@ -195,7 +184,7 @@ def _print_headlines(results: list[dict[str, Any]]) -> None:
     for result in results:
         suffix = "" if result["dtype"] == first else f"_{result['dtype']}"
         for row in result["rows"][1:]:
-            ratio = _ratio(result, row["system"])
+            ratio = ratio(result, row["system"])
             if ratio:
                 name = f"{result['kind']}_step_vs_{row['system']}_same_dtype{suffix}"
                 print(f"RESULT {name} {ratio[0]:.3f}")
