@@ -11,7 +11,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from search_tables import print_markdown
-from train_ratio import ratio
+from train_ratio import rate_over
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -53,7 +53,7 @@ def _print_training() -> None:
             first += f" | {report['settings']['pairs']}"
             for row in result["rows"]:
                 seconds, compared = median(row["step_seconds"]), "losses differ"
-                found = ratio(result, row["system"])
+                found = rate_over(result, row["system"])
                 if found is not None:
                     compared = f"{found[0]:.2f} ({min(found[1]):.2f}-{max(found[1]):.2f})"
                 print(

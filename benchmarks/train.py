@@ -41,7 +41,7 @@ from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
 from train_data import TRAINED_SHAPES, Starts, make_starts, mixed_pairs, write_pairs
 from train_quality import compare_quality, print_quality
-from train_ratio import TOLERANCES, ratio
+from train_ratio import TOLERANCES, rate_over
 from train_workers import Round, Trainer
 from workloads import make_tokenizer
 
@@ -162,7 +162,7 @@ def _print(result: dict[str, Any]) -> None:
         "system   s/step   pairs/s   ours is faster     loss 1 -> 20   largest difference"
     )
     for row in result["rows"]:
-        ratio = ratio(result, row["system"])
+        ratio = rate_over(result, row["system"])
         compared = "losses differ"
         if row["system"] == "ours":
             compared = ""
@@ -184,7 +184,7 @@ def _print_headlines(results: list[dict[str, Any]]) -> None:
     for result in results:
         suffix = "" if result["dtype"] == first else f"_{result['dtype']}"
         for row in result["rows"][1:]:
-            ratio = ratio(result, row["system"])
+            ratio = rate_over(result, row["system"])
             if ratio:
                 name = f"{result['kind']}_step_vs_{row['system']}_same_dtype{suffix}"
                 print(f"RESULT {name} {ratio[0]:.3f}")

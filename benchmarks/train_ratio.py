@@ -10,7 +10,7 @@ from typing import Any
 TOLERANCES = {"float32": 1e-3, "bfloat16": 2e-2}
 
 
-def ratio(result: dict[str, Any], system: str) -> tuple[float, list[float]] | None:
+def rate_over(result: dict[str, Any], system: str) -> tuple[float, list[float]] | None:
     """Ours over a peer's rate, of medians and in every round; None where the losses differ."""
     rows = {row["system"]: row for row in result["rows"]}
     if system not in rows or rows[system]["loss_difference"] > TOLERANCES[result["dtype"]]:
