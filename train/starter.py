@@ -1,6 +1,7 @@
 """Make the two retrievers that come with the package, from pairs and a teacher, in one run.
 
     python train/starter.py train/recipes/starter.toml --pairs PAIRS --output models/starter
+    python train/starter.py RECIPE --pairs PAIRS --output DIR --resume # after its last stretch
     python train/starter.py RECIPE --pairs PAIRS --output DIR --ship   # into the package too
 
 Hardware: two processor cores with AVX-512 BF16, some two hours. The teacher is all-MiniLM-L6-v2,
@@ -11,6 +12,7 @@ is in retrieval/training (starter_run, inheritance, shared_backbone, token_pairs
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,20 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, help="a BERT's folder, instead of MiniLM's")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --output")
+    parser.add_argument("--resume", action="store_true", help="go on after the last whole stretch")
     parser.add_argument("--ship", action="store_true", help="write the package's own files too")
     parser.add_argument("--dry-run", action="store_true", help="two steps of everything")
     given = parser.parse_intermixed_args()
     settings = read_recipe(given.recipe, given.overrides)
     recipe = from_mapping(StarterRecipe, settings, source=str(given.recipe))
     recipe = recipe.shortened() if given.dry_run else recipe
-    claim_output(given.output, given.overwrite)
+    stretches = given.output / "stretches"
+    if not given.resume:
+        claim_output(given.output, given.overwrite)
+        shutil.rmtree(stretches, ignore_errors=True)
     teacher = given.teacher or _minilm()
     files = find_files(given.pairs, recipe.weights)
-    shared = train_starter(recipe, teacher, files, _say)
+    shared = train_starter(recipe, teacher, files, _say, stretches)
     checkpoints = save_starter(shared, teacher, recipe, given.output)
     about = {
         "recipe": to_mapping(recipe),

@@ -70,7 +70,7 @@ def inherit(
     if not texts:
         raise ConfigError("there are no texts to fit the layers on")
     ids, is_token = _padded(texts[: settings.texts], settings.max_tokens)
-    model = _empty_model(config, settings).eval()
+    model = empty_model(config, settings).eval()
     _take_embeddings(model, bert.embeddings, is_token)
     world = _World(model, is_token, settings.ridge)
     teacher = bert.embeddings(ids)
@@ -253,7 +253,8 @@ def _take_embeddings(model: Any, old: Any, is_token: Tensor) -> None:
     model.embeddings.norm.load_state_dict(old.LayerNorm.state_dict())
 
 
-def _empty_model(bert: Any, settings: InheritanceSettings) -> Any:
+def empty_model(bert: Any, settings: InheritanceSettings) -> Any:
+    """A ModernBERT of the shape that `inherit` gives, for a BERT's configuration."""
     rope = {"rope_type": "default", "rope_theta": settings.rope_theta}
     shape: dict[str, Any] = {
         "vocab_size": bert.vocab_size,

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from retrieval.backbone.modernbert import PackedModernBert
 from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.precision import Precision, uses_bfloat16
 from retrieval.errors import ConfigError, RetrievalError
+from retrieval.files import map_arrays, save_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,21 @@ class SharedBackbone:
     def scale(self) -> float:
         """What MaxSim scores are multiplied by."""
         return float(self.log_scale.detach().exp())
+
+    def save(self, path: Path) -> None:
+        """Write the weights of the backbone and of both heads, atomically."""
+        save_arrays(path, {name: each.detach().numpy() for name, each in self._parts().items()})
+
+    def load(self, path: Path) -> None:
+        """Take the weights that `save` wrote, for a backbone of the same shape."""
+        with torch.no_grad():
+            kept = map_arrays(path)
+            for name, part in self._parts().items():
+                part.copy_(torch.from_numpy(np.array(kept[name])))
+
+    def _parts(self) -> dict[str, Tensor]:
+        heads = {"projection": self.projection, "log_scale": self.log_scale}
+        return {**heads, **self.backbone.state_dict(prefix="backbone.")}
 
     def states(self, texts: Sequence[TokenIds]) -> Tensor:
         """(T, H) float32 token states, text after text."""

@@ -1,9 +1,16 @@
-"""The run that makes the starters: a backbone from a teacher, two heads, two checkpoints."""
+"""The run that makes the starters: a backbone from a teacher, two heads, two checkpoints.
+
+It goes in stretches: following the teacher, then pairs, as often as the recipe says. Each draws its
+batches from a seed of its own and leaves its weights behind, so that a run that was stopped goes on
+after its last whole stretch, with the same result.
+"""
 
 from __future__ import annotations
 
+import copy
+import logging
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +19,37 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertModel
 
+from retrieval.config import to_mapping
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError
-from retrieval.training.inheritance import InheritanceSettings, inherit
+from retrieval.files import read_json, sha256, write_json
+from retrieval.training.inheritance import InheritanceSettings, empty_model, inherit
 from retrieval.training.shared_backbone import (
     SharedBackbone,
     SharedSettings,
+    Teacher,
+    TokenPairs,
     principal_projection,
 )
 from retrieval.training.token_pairs import PairSource, pair_batches, teacher_of, text_batches
 
+logger = logging.getLogger(__name__)
+
 Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairStretch(SharedSettings):
+    """A stretch of training on pairs, and the batches that it draws."""
+
+    batch_pairs: int = 48
+    document_tokens: int = 180
+    """Documents are cut to so many tokens."""
+    seed: int = 0
+    """Of the order of the pairs."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Instead of the recipe's, file by file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +60,8 @@ class StarterRecipe:
     """How often a batch is drawn from each file, whatever its size."""
     following: SharedSettings
     """Following the teacher on single texts."""
-    pairs: tuple[SharedSettings, ...]
-    """Stretches of training on pairs, one after the other."""
+    pairs: tuple[PairStretch, ...]
+    """One stretch after the other."""
     shape: InheritanceSettings = field(default_factory=InheritanceSettings)
     seed: int = 0
     width: int = 128
@@ -46,12 +72,10 @@ class StarterRecipe:
     """The longest document after training."""
     following_tokens: int = 200
     """Texts are cut to so many tokens while the teacher is followed."""
-    pair_tokens: int = 180
-    """The same for documents while pairs are trained on."""
     query_share: float = 0.3
     """Of the texts that the teacher is followed on."""
     batch_tokens: int = 4096
-    batch_pairs: int = 48
+    """Of a batch of texts that the teacher is followed on."""
     one_source_share: float = 0.6
     """Of the batches of pairs, that come from one file: their negatives are harder."""
     about: str = ""
@@ -61,10 +85,9 @@ class StarterRecipe:
         return replace(
             self,
             following=replace(self.following, steps=2),
-            pairs=tuple(replace(each, steps=2) for each in self.pairs),
+            pairs=tuple(replace(each, steps=2, batch_pairs=4) for each in self.pairs),
             shape=replace(self.shape, texts=20),
             batch_tokens=256,
-            batch_pairs=4,
         )
 
 
@@ -85,7 +108,11 @@ def find_files(folder: Path, names: Mapping[str, float]) -> dict[str, Path]:
 
 
 def train_starter(
-    recipe: StarterRecipe, teacher: Path, files: Mapping[str, Path], report: Report
+    recipe: StarterRecipe,
+    teacher: Path,
+    files: Mapping[str, Path],
+    report: Report,
+    stretches: Path | None = None,
 ) -> SharedBackbone:
     """Make the backbone and train both heads.
 
@@ -94,55 +121,38 @@ def train_starter(
         teacher: folder of a BERT with its `tokenizer.json`.
         files: for each name in the recipe's weights, a JSONL file of pairs.
         report: gets the figures of a stretch now and then.
+        stretches: folder that keeps the weights after each stretch. Where it holds some of the
+            same recipe, the run goes on after them.
+
+    Raises:
+        ConfigError: `stretches` holds weights that another recipe or other files made.
     """
     torch.manual_seed(recipe.seed)
     tokenizer: Any = Tokenizer.from_file(str(teacher / "tokenizer.json"))
+    longest = max(each.document_tokens for each in recipe.pairs)
     lengths = {
         "query_tokens": recipe.query_tokens,
-        "document_tokens": max(recipe.following_tokens, recipe.pair_tokens),
+        "document_tokens": max(recipe.following_tokens, longest),
     }
     sources = {
         name: PairSource(path, _tokenize(tokenizer), **lengths) for name, path in files.items()
     }
     report({name: len(source) for name, source in sources.items()})
-    texts = list(sources.values())
     bert: Any = BertModel.from_pretrained(teacher, add_pooling_layer=False)
     bert.eval()
-    cut = recipe.shape.max_tokens
-    sample = text_batches(texts, tokens=1, query_share=0.0, max_tokens=cut, seed=recipe.seed)
-    drawn = [pairs.documents[0].tolist() for _, pairs in zip(range(recipe.shape.texts), sample)]
-    backbone = inherit(bert, drawn, recipe.shape)
-    states = teacher_of(bert.to(torch.bfloat16), pad_id=0)
-    marks = [tokenizer.token_to_id(mark) for mark in string.punctuation]
-    shared = SharedBackbone(
-        backbone,
-        torch.zeros(recipe.width, backbone.config.hidden_size),
-        skiplist=[each for each in marks if each is not None],
-    )
-    batches = text_batches(
-        texts,
-        tokens=recipe.batch_tokens,
-        query_share=recipe.query_share,
-        max_tokens=recipe.following_tokens,
-        seed=recipe.seed,
-    )
-    shared.fit(batches, states, recipe.following, report=report)
-    with torch.no_grad():
-        found = torch.cat([shared.states(next(batches).documents) for _ in range(4)])
-    shared.projection.data = principal_projection(found, recipe.width)
-    pairs = pair_batches(
-        sources,
-        recipe.weights,
-        pairs=recipe.batch_pairs,
-        one_source_share=recipe.one_source_share,
-        seed=recipe.seed,
-    )
-    short = (
-        each._replace(documents=[text[: recipe.pair_tokens] for text in each.documents])
-        for each in pairs
-    )
-    for stretch in recipe.pairs:
-        shared.fit(short, states, stretch, report=report)
+    states = teacher_of(_in_bfloat16(bert), pad_id=0)
+    shared = _empty(recipe, bert.config, tokenizer)
+    kept = _Stretches(stretches, recipe, files)
+    done = kept.restore(shared)
+    if done == 0:
+        shared.backbone.load_state_dict(_inherited(recipe, bert, sources).state_dict())
+        _follow(shared, recipe, sources, states, report)
+        kept.keep(shared, 1)
+    for number, stretch in enumerate(recipe.pairs, start=2):
+        if number > done:
+            batches = _pair_batches(recipe, stretch, sources)
+            shared.fit(batches, states, stretch, report=report)
+            kept.keep(shared, number)
     return shared
 
 
@@ -168,6 +178,107 @@ def save_starter(
     DenseEncoder.from_backbone(backbone, **options).save(folders["starter-dense"])
     colbert.save(folders["starter-colbert"])
     return folders
+
+
+def _in_bfloat16(bert: Any) -> Any:
+    return copy.deepcopy(bert).to(torch.bfloat16)
+
+
+def _empty(recipe: StarterRecipe, config: Any, tokenizer: Any) -> SharedBackbone:
+    marks = [tokenizer.token_to_id(mark) for mark in string.punctuation]
+    return SharedBackbone(
+        empty_model(config, recipe.shape),
+        torch.zeros(recipe.width, config.hidden_size),
+        skiplist=[each for each in marks if each is not None],
+    )
+
+
+class _Stretches:
+    """The weights after each stretch, and what made them; nothing where there is no folder."""
+
+    def __init__(self, folder: Path | None, recipe: StarterRecipe, files: Mapping[str, Path]):
+        self._folder = folder
+        self._recipe = recipe
+        self._files = files
+
+    def restore(self, shared: SharedBackbone) -> int:
+        """Load what the last whole stretch left; returns how many are done."""
+        for number in range(1 + len(self._recipe.pairs), 0, -1):
+            if self._folder is None or not self._weights(number).is_file():
+                continue
+            if read_json(self._made_of(number)) != self._inputs(number):
+                raise ConfigError(
+                    f"{self._folder}: stretch {number} was made by another recipe or of other "
+                    "pairs: use those, or start anew with --overwrite"
+                )
+            shared.load(self._weights(number))
+            logger.info("going on after stretch %d of %d", number, 1 + len(self._recipe.pairs))
+            return number
+        return 0
+
+    def keep(self, shared: SharedBackbone, number: int) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # First what they are made of: weights that are there were made of it.
+        write_json(self._made_of(number), self._inputs(number))
+        shared.save(self._weights(number))
+
+    def _inputs(self, number: int) -> dict[str, Any]:
+        said = replace(self._recipe, about="", pairs=self._recipe.pairs[: number - 1])
+        data = {name: sha256(path) for name, path in self._files.items()}
+        return {"recipe": to_mapping(said), "data": data}
+
+    def _weights(self, number: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{number}.safetensors"
+
+    def _made_of(self, number: int) -> Path:
+        return self._weights(number).with_suffix(".json")
+
+
+def _inherited(recipe: StarterRecipe, bert: Any, sources: Mapping[str, PairSource]) -> Any:
+    cut = recipe.shape.max_tokens
+    sample = text_batches(
+        list(sources.values()), tokens=1, query_share=0.0, max_tokens=cut, seed=recipe.seed
+    )
+    drawn = [pairs.documents[0].tolist() for _, pairs in zip(range(recipe.shape.texts), sample)]
+    return inherit(bert, drawn, recipe.shape)
+
+
+def _follow(
+    shared: SharedBackbone,
+    recipe: StarterRecipe,
+    sources: Mapping[str, PairSource],
+    states: Teacher,
+    report: Report,
+) -> None:
+    batches = text_batches(
+        list(sources.values()),
+        tokens=recipe.batch_tokens,
+        query_share=recipe.query_share,
+        max_tokens=recipe.following_tokens,
+        seed=recipe.seed,
+    )
+    shared.fit(batches, states, recipe.following, report=report)
+    with torch.no_grad():
+        found = torch.cat([shared.states(next(batches).documents) for _ in range(4)])
+    shared.projection.data = principal_projection(found, recipe.width)
+
+
+def _pair_batches(
+    recipe: StarterRecipe, stretch: PairStretch, sources: Mapping[str, PairSource]
+) -> Iterator[TokenPairs]:
+    batches = pair_batches(
+        sources,
+        {**recipe.weights, **stretch.weights},
+        pairs=stretch.batch_pairs,
+        one_source_share=recipe.one_source_share,
+        seed=stretch.seed,
+    )
+    for each in batches:
+        cut = [text[: stretch.document_tokens] for text in each.documents]
+        yield each._replace(documents=cut)
 
 
 def _tokenize(tokenizer: Any) -> Callable[[list[str], int], list[list[int]]]:

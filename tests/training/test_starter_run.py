@@ -43,6 +43,25 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
     assert vectors.shape == (4, 128)
     (vector,) = load_encoder(tmp_path / "out/dense").encode_queries(["a text"])
     assert vector.shape == (384,)
+    # As if it had been stopped in its last stretch: only that one runs again, to the same weights.
+    last = max((tmp_path / "out/stretches").glob("*.safetensors"))
+    last.unlink()
+    done = subprocess.run(
+        [*command, "--resume"], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step 2,") == 1
+    again = load_file(tmp_path / "out/dense/model.safetensors")
+    assert all(weights[0][name].equal(again[name]) for name in again)
+    other = subprocess.run(
+        [*command, "--resume", "following.lr=1e-4"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert other.returncode == 2
+    assert "was made by another recipe or of other pairs" in other.stderr
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
