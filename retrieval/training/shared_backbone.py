@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +68,9 @@ class SharedSettings:
     pooled_weight: float = 4.0
     """The same for mean states."""
     max_gradient: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon moves the backbone's matrices along orthogonalised momentum, in steps of AdamW's size;
+    everything else is AdamW's all the same. Source: https://kellerjordan.github.io/posts/muon/."""
     precision: Precision = "auto"
     log_every: int = 50
 
@@ -141,13 +144,14 @@ class SharedBackbone:
             RetrievalError: a loss is no number; the step is named.
         """
         self.backbone.train()
-        optimizer, rates = self._optimizer(settings)
+        optimizers = self._optimizers(settings)
         is_bf16 = uses_bfloat16(settings.precision, "cpu")
         sums, seen, started = _Sums(), 0, time.perf_counter()
         for step, pairs in zip(range(1, settings.steps + 1), batches):
             share = _schedule(step, settings)
-            for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate * share
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["highest_lr"] * share
             texts = [*pairs.queries, *pairs.documents]
             targets = teacher(texts)
             with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
@@ -158,8 +162,9 @@ class SharedBackbone:
                 raise RetrievalError(f"the loss is {loss.item()} at step {step}: lower lr")
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), settings.max_gradient)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             seen += len(states)
             sums.add({name: float(value.detach()) for name, value in losses.items()})
             if report and (step % settings.log_every == 0 or step == settings.steps):
@@ -167,17 +172,36 @@ class SharedBackbone:
                 report({"step": step, **sums.take(), "scale": self.scale, "tokens/s": rate})
         self.backbone.eval()
 
-    def _optimizer(self, settings: SharedSettings) -> tuple[torch.optim.Optimizer, list[float]]:
+    def _optimizers(self, settings: SharedSettings) -> list[torch.optim.Optimizer]:
         embedding = self.backbone.embeddings.tok_embeddings.weight
         others = [each for each in self.backbone.parameters() if each is not embedding]
-        heads = [self.projection, self.log_scale]
-        rates = [settings.lr * share for share in
-                 (1.0, settings.embedding_lr_share, settings.projection_lr_share)]  # fmt: skip
-        groups = [{"params": each} for each in (others, [embedding], heads)]
-        optimizer = torch.optim.AdamW(
-            groups, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-        )
-        return optimizer, rates
+        is_muon = settings.optimizer == "muon"
+        matrices = [each for each in others if is_muon and each.ndim == 2]
+        shares = [
+            ([each for each in others if not (is_muon and each.ndim == 2)], 1.0),
+            ([embedding], settings.embedding_lr_share),
+            ([self.projection, self.log_scale], settings.projection_lr_share),
+        ]
+        groups = [
+            {"params": each, "highest_lr": settings.lr * share} for each, share in shares if each
+        ]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                groups, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+            )
+        ]
+        if is_muon:
+            if not hasattr(torch.optim, "Muon"):
+                raise ConfigError("optimizer muon needs torch 2.9 or newer: take adamw")
+            optimizers.append(
+                torch.optim.Muon(
+                    [{"params": matrices, "highest_lr": settings.lr}],
+                    lr=settings.lr,
+                    weight_decay=0.0,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return optimizers
 
     def _losses(
         self, states: Tensor, targets: Tensor, pairs: TokenPairs, settings: SharedSettings
