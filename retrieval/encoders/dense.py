@@ -19,6 +19,7 @@ from retrieval.backbone.precision import has_fast_bfloat16
 from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import BatchedInference
+from retrieval.encoders.prompts import copy_with_prompts, set_prompts
 from retrieval.encoders.quantization import Quantization
 from retrieval.encoders.starters import checkpoint_folder
 from retrieval.encoders.streaming import Report, in_windows, silent
@@ -86,6 +87,8 @@ class DenseEncoder:
         normalize: bool = False,
         query_length: int | None = None,
         document_length: int | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
         quantization: Quantization | Mapping[str, Any] | None = None,
     ) -> Self:
         """Load a Sentence Transformers checkpoint.
@@ -105,11 +108,14 @@ class DenseEncoder:
                 `normalize_embeddings`.
             query_length: tokens of a query, instead of the checkpoint's limit.
             document_length: the same for documents.
+            query_prompt: put before every query, instead of the checkpoint's prompt.
+            document_prompt: the same for documents.
             quantization: makes codes or bits of the embeddings, or its mapping.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a multi-vector model.
-            ConfigError: a width or a limit that the model does not have.
+            ConfigError: a width or a limit that the model does not have, or a prompt that leaves
+                no room for a text.
         """
         name = remembered_name(name)
         where = checkpoint_folder(name)
@@ -129,6 +135,7 @@ class DenseEncoder:
             model_kwargs={"dtype": torch_dtype(dtype, device)},
         )
         set_token_limits(model, query_length, document_length)
+        set_prompts(model, query_prompt, document_prompt)
         if isinstance(quantization, Mapping):
             quantization = Quantization.from_mapping(quantization)
         encoder = cls(
@@ -148,6 +155,8 @@ class DenseEncoder:
             "normalize": normalize or None,
             "query_length": query_length,
             "document_length": document_length,
+            "query_prompt": query_prompt,
+            "document_prompt": document_prompt,
         }
         encoder._loaded = {
             "name": name,
@@ -267,6 +276,20 @@ class DenseEncoder:
         other.__dict__.pop("reference", None)
         other.quantization = quantization
         return other
+
+    def with_prompts(self, *, query: str | None = None, document: str | None = None) -> Self:
+        """The same encoder with other prompts, and so with another fingerprint.
+
+        The weights are shared.
+
+        Args:
+            query: put before every query; "" for nothing, None for what is put there now.
+            document: the same for documents.
+
+        Raises:
+            ConfigError: a prompt that leaves no room for a text.
+        """
+        return copy_with_prompts(self, query, document)
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[Any]]:
         """Stream (D,) float32 embeddings of queries, or codes where quantized, in order."""

@@ -7,6 +7,7 @@ always the model's own modules.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -80,6 +81,13 @@ class BatchedInference:
         self._workers = Workers()
         self._tokenizer: UnpaddedTokenizer | None = None
         self._packed: PackedModernBert | None = None
+
+    def of(self, model: Any) -> BatchedInference:
+        """The same for another model of the same modules; workers and packed weights are shared."""
+        other = copy.copy(self)
+        other._model = model
+        other.encoded_tokens = other.truncated_texts = 0
+        return other
 
     def can_do(self, prompt: str, role: Role) -> bool:
         """Whether this model is one that we can feed: a text Transformer, tokenised as expected.

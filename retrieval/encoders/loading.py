@@ -27,6 +27,8 @@ def load_encoder(
     width: int | None = None,
     query_length: int | None = None,
     document_length: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     normalize: bool | None = None,
     quantization: Quantization | Mapping[str, Any] | None = None,
     pool_factor: float | None = None,
@@ -45,6 +47,9 @@ def load_encoder(
         width: leading components that are kept (Matryoshka).
         query_length: tokens of a query, instead of the checkpoint's limit.
         document_length: the same for documents.
+        query_prompt: put before every query, instead of the checkpoint's prompt; a ColBERT's
+            marker token stays in front of it.
+        document_prompt: the same for documents.
         normalize: as in `DenseEncoder.load`, for dense models only.
         quantization: the same.
         pool_factor: as in `MultiVectorEncoder.load`, for multi-vector models only.
@@ -78,5 +83,7 @@ def load_encoder(
         width=width,
         query_length=query_length,
         document_length=document_length,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
         **options,
     )

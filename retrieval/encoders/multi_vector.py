@@ -18,15 +18,22 @@ from retrieval.encoders.checkpoints import checkpoint_kind, remembered_name
 from retrieval.encoders.dense import Dtype, torch_dtype
 from retrieval.encoders.fingerprint import fingerprint
 from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
-from retrieval.encoders.multi_vector_models import HAS_NATIVE, add_prefix_tokens, model_class
+from retrieval.encoders.multi_vector_models import (
+    HAS_NATIVE,
+    add_prefix_tokens,
+    encode_by_pylate,
+    encode_by_sentence_transformers,
+    model_class,
+    save_prefixes,
+)
 from retrieval.encoders.multi_vector_settings import native_settings, pylate_settings
+from retrieval.encoders.prompts import copy_with_prompts, markers_of, set_prompts
 from retrieval.encoders.starters import checkpoint_folder
 from retrieval.encoders.streaming import Report, in_windows, silent
 from retrieval.encoders.token_limits import check_token_limit, document_limit, set_token_limits
 from retrieval.encoders.token_reduction import TokenReduction
 from retrieval.encoders.tokens import Role
 from retrieval.errors import CheckpointError, ConfigError, MissingNativeError
-from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
 
 if TYPE_CHECKING:
@@ -70,11 +77,9 @@ class MultiVectorEncoder:
         legacy = getattr(model, "_legacy", None)
         self._inserted_prefixes: dict[str, str] = legacy.prefixes if legacy is not None else {}
         self._name = name or model.model_card_data.base_model or type(model).__name__
-        cut = self.reduction.width
-        if cut is not None and not 1 <= cut <= self._full_width():
-            raise ConfigError(
-                f"width is {cut}, expected 1 to {self._full_width()} for {self._name}"
-            )
+        cut, width = self.reduction.width, self._full_width()
+        if cut is not None and not 1 <= cut <= width:
+            raise ConfigError(f"width is {cut}, expected 1 to {width} for {self._name}")
 
     @classmethod
     def load(
@@ -92,6 +97,8 @@ class MultiVectorEncoder:
         protected_tokens: int = 1,
         query_length: int | None = None,
         document_length: int | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
     ) -> Self:
         """Load a Sentence Transformers, PyLate or Stanford ColBERT checkpoint.
 
@@ -110,10 +117,12 @@ class MultiVectorEncoder:
             query_length: tokens of a query, instead of the checkpoint's limit; expanded queries
                 get so many.
             document_length: the same for documents.
+            query_prompt: as in `with_prompts`.
+            document_prompt: the same.
 
         Raises:
             CheckpointError: nothing is there, or it is a plain backbone or a dense model.
-            ConfigError: a width, factor or limit that the model can't have.
+            ConfigError: a width, factor, limit or prompt that the model can't have.
             MissingExtraError: Sentence Transformers is older than 6 and PyLate is not installed.
         """
         name = remembered_name(name)
@@ -146,7 +155,13 @@ class MultiVectorEncoder:
         if encoder._inserted_prefixes and model[0].document_length is None:
             model[0].document_length = 180  # PyLate's default, where the checkpoint names none
         set_token_limits(model, query_length, document_length)
-        encoder._options = {"query_length": query_length, "document_length": document_length}
+        set_prompts(model, query_prompt, document_prompt, markers=encoder._markers())
+        encoder._options = {
+            "query_length": query_length,
+            "document_length": document_length,
+            "query_prompt": query_prompt,
+            "document_prompt": document_prompt,
+        }
         encoder._loaded = {
             "name": name,
             "dtype": dtype,
@@ -260,6 +275,21 @@ class MultiVectorEncoder:
             return None
         return partial(type(self).load, **self._loaded, **self._given_options())
 
+    def with_prompts(self, *, query: str | None = None, document: str | None = None) -> Self:
+        """The same encoder with other prompts, and so with another fingerprint.
+
+        A token that marks queries or documents ("[Q] ", "[D] ") stays, and the prompt follows it.
+        The weights are shared.
+
+        Args:
+            query: put before every query; "" for nothing, None for what is put there now.
+            document: the same for documents.
+
+        Raises:
+            ConfigError: a prompt that leaves no room for a text.
+        """
+        return copy_with_prompts(self, query, document, markers=self._markers())
+
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Stream (tokens, D) float32 embeddings of queries, in order."""
         return in_windows(texts, lambda window: self._begin(window, "query"), len)
@@ -302,21 +332,10 @@ class MultiVectorEncoder:
         """Write a checkpoint in the format of the wrapped model's library."""
         self.model.save_pretrained(str(folder))
         if self._inserted_prefixes:
-            self._save_prefixes(Path(folder))
+            save_prefixes(Path(folder), self.model, self._inserted_prefixes)
         self._name = remembered_name(folder)
         # Asked again, the reference names this folder and knows what training changed.
         self.__dict__.pop("reference", None)
-
-    def _save_prefixes(self, folder: Path) -> None:
-        """Add what Sentence Transformers reads from PyLate's settings and does not write again.
-
-        Without it a second load would take the model for one that keeps outer blanks.
-        """
-        path = folder / "config_sentence_transformers.json"
-        prefixes = {f"{role}_prefix": text for role, text in self._inserted_prefixes.items()}
-        # named, because a prefix without it would turn query expansion on
-        expansion = {"query_expansion": self.model[0].query_expansion}
-        write_json(path, {**read_json(path), **prefixes, **expansion})
 
     def _begin(
         self, texts: list[str], role: Role, report: Report = silent
@@ -325,10 +344,11 @@ class MultiVectorEncoder:
         if self._is_pylate or not self.inference.can_do(prompt, role):
 
             def finish() -> list[NDArray[np.float32]]:
+                model, size = self.model, self.batch_size
                 if self._is_pylate:
-                    vectors = self._by_pylate(texts, role)
+                    vectors = encode_by_pylate(model, texts, role, size)
                 else:
-                    vectors = self._by_sentence_transformers(texts, prompt, role)
+                    vectors = encode_by_sentence_transformers(model, texts, prompt, role, size)
                 report(len(texts), 0)
                 return self.reduction(vectors, role)
 
@@ -358,28 +378,9 @@ class MultiVectorEncoder:
 
         return finish
 
-    def _by_pylate(self, texts: list[str], role: Role) -> list[NDArray[np.float32]]:
-        embeddings = self.model.encode(
-            texts,
-            is_query=role == "query",
-            prompt_name=role if self.model.prompts.get(role) else None,
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-        )
-        return [np.asarray(each, dtype=np.float32) for each in embeddings]
-
-    def _by_sentence_transformers(
-        self, texts: list[str], prompt: str, role: Role
-    ) -> list[NDArray[np.float32]]:
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
-        embeddings = encode(
-            texts,
-            prompt=prompt,
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return [np.asarray(each, dtype=np.float32) for each in embeddings]
+    def _markers(self) -> dict[str, str]:
+        """What stays in front of a prompt; PyLate itself puts it there."""
+        return {} if self._is_pylate else {**markers_of(self.model), **self._inserted_prefixes}
 
     def _full_width(self) -> int:
         if self._is_pylate:

@@ -1,13 +1,18 @@
-"""Which library holds a multi-vector model, and what a new one is made of."""
+"""Which library holds a multi-vector model, how it encodes, and what a new one is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentence_transformers
+from numpy.typing import NDArray
 
+from retrieval.encoders.tokens import Role
 from retrieval.errors import MissingExtraError
+from retrieval.files import read_json, write_json
 
 HAS_NATIVE = hasattr(sentence_transformers, "MultiVectorEncoder")
 
@@ -38,3 +43,44 @@ def add_prefix_tokens(transformer: Any, prefixes: Sequence[str]) -> None:
     backbone = transformer.auto_model
     if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
         backbone.resize_token_embeddings(len(tokenizer))
+
+
+def save_prefixes(folder: Path, model: Any, prefixes: Mapping[str, str]) -> None:
+    """Add what Sentence Transformers reads from PyLate's settings and does not write again.
+
+    Without it a second load would take the model for one that keeps outer blanks.
+    """
+    path = folder / "config_sentence_transformers.json"
+    named = {f"{role}_prefix": text for role, text in prefixes.items()}
+    # named, because a prefix without it would turn query expansion on
+    expansion = {"query_expansion": model[0].query_expansion}
+    write_json(path, {**read_json(path), **named, **expansion})
+
+
+def encode_by_pylate(
+    model: Any, texts: list[str], role: Role, batch_size: int
+) -> list[NDArray[np.float32]]:
+    """The (tokens, D) vectors that a live `pylate.models.ColBERT` gives."""
+    embeddings = model.encode(
+        texts,
+        is_query=role == "query",
+        prompt_name=role if model.prompts.get(role) else None,
+        batch_size=batch_size,
+        show_progress_bar=False,
+    )
+    return [np.asarray(each, dtype=np.float32) for each in embeddings]
+
+
+def encode_by_sentence_transformers(
+    model: Any, texts: list[str], prompt: str, role: Role, batch_size: int
+) -> list[NDArray[np.float32]]:
+    """The (tokens, D) vectors that a `sentence_transformers.MultiVectorEncoder` gives."""
+    encode = model.encode_query if role == "query" else model.encode_document
+    embeddings = encode(
+        texts,
+        prompt=prompt,
+        batch_size=batch_size,
+        show_progress_bar=False,
+        convert_to_numpy=True,
+    )
+    return [np.asarray(each, dtype=np.float32) for each in embeddings]

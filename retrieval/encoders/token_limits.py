@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from retrieval.encoders.tokens import NO_LIMIT, Role
 from retrieval.errors import ConfigError
 
 
@@ -45,6 +46,13 @@ def check_token_limit(model: Any, name: str, length: int) -> None:
     most = getattr(model[0].auto_model.config, "max_position_embeddings", None) or length
     if not least <= length <= most:
         raise ConfigError(f"{name} is {length}, expected {least} to {most} for this model")
+
+
+def token_limit(model: Any, role: Role) -> int | None:
+    """Tokens of a query or document that a model reads; None where no limit is known."""
+    own = getattr(_owner(model), f"{role}_length", None)
+    limit = own or getattr(model.tokenizer, "model_max_length", None)
+    return limit if limit is not None and limit < NO_LIMIT else None
 
 
 @contextmanager

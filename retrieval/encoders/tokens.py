@@ -24,8 +24,8 @@ _PROBE = (
     "def f(x):\n\treturn x  # [MASK]",
 )
 
-# transformers' mark for "no limit known".
-_NO_LIMIT = 1_000_000
+NO_LIMIT = 1_000_000
+"""From here on a tokenizer's limit is transformers' mark for "no limit known"."""
 
 
 class Tokens(NamedTuple):
@@ -109,7 +109,7 @@ class UnpaddedTokenizer:
         elif expansion is not None and limit is not None:
             limit = max(limit, expansion["length"])
         limit = limit or transformer.tokenizer.model_max_length
-        return limit if limit is not None and limit < _NO_LIMIT else None
+        return limit if limit is not None and limit < NO_LIMIT else None
 
     def expansion_id(self, expansion: Any) -> int:
         """The token that queries are filled up with."""
