@@ -28,7 +28,9 @@ def find_jsonl(folder: Path, stem: str) -> Path | None:
     return None
 
 
-def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator[Document]:
+def read_corpus(
+    path: str | Path, bad_lines: BadLines | None = None, *, titles: bool = True
+) -> Iterator[Document]:
     """Stream the documents of `path`; empty ones are kept, and counted in one warning at the end.
 
     Its length hint, which a progress bar asks for, counts the lines of a JSONL file.
@@ -37,6 +39,7 @@ def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator
         path: a BEIR folder (with corpus.jsonl or corpus.jsonl.gz), one JSONL file, or any other
             folder, whose text and code files are cut into passages (see `read_files`).
         bad_lines: what to do with lines that can't be used; raises by default.
+        titles: False leaves the titles out.
 
     Raises:
         InputError: nothing is at `path`, or a line can't be used.
@@ -51,6 +54,8 @@ def read_corpus(path: str | Path, bad_lines: BadLines | None = None) -> Iterator
         corpus, documents = path, read_documents(path, bad_lines)
     else:
         raise InputError(f"{path}: no such file or folder")
+    if not titles:
+        documents = (document._replace(title="") for document in documents)
     return _Documents(_count_empty(documents, path), corpus)
 
 

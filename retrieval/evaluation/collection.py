@@ -8,6 +8,7 @@ import logging
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from retrieval.corpus import find_jsonl, read_corpus, read_queries
 from retrieval.errors import InputError
@@ -16,6 +17,8 @@ from retrieval.qrels import Qrels, read_qrels
 from retrieval.records import Document, Query
 
 logger = logging.getLogger(__name__)
+
+TitleHandling = Literal["join", "drop"]
 
 _LAYOUT = "expected corpus.jsonl[.gz], queries.jsonl[.gz] and qrels/SPLIT.tsv (BEIR's layout)"
 _NAMED_IDS = 10
@@ -34,6 +37,8 @@ class Collection:
     """All judgements of the split, those of missing queries and documents included."""
     strict: bool = False
     """A judged id that is missing is an error, not a warning."""
+    title: TitleHandling = "join"
+    """"join" puts a document's title and a space before its text, "drop" leaves it out."""
     bad_lines: BadLines = field(default_factory=BadLines, compare=False, repr=False)
     """What to do with bad lines of the corpus; counts them each time that it is streamed."""
 
@@ -58,7 +63,7 @@ class Collection:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def documents(self) -> Iterator[Document]:
-        """Stream the corpus.
+        """Stream the corpus, without titles where they are dropped.
 
         Raises:
             InputError: there is no corpus file, or a line can't be used.
@@ -68,7 +73,7 @@ class Collection:
         corpus = find_jsonl(self.path, "corpus")
         if corpus is None:
             raise InputError(f"{self.path}: no corpus.jsonl or corpus.jsonl.gz; {_LAYOUT}")
-        return read_corpus(corpus, self.bad_lines)
+        return read_corpus(corpus, self.bad_lines, titles=self.title == "join")
 
     def check_documents(self, known: Container[str]) -> list[str]:
         """Compare the judged documents with those that can be found.
@@ -109,6 +114,7 @@ def read_collection(
     *,
     bad_lines: BadLines | None = None,
     strict: bool = False,
+    title: TitleHandling = "join",
 ) -> Collection:
     """Read the queries and judgements of one split; the corpus is streamed when it is asked for.
 
@@ -119,6 +125,7 @@ def read_collection(
         bad_lines: what to do with lines that can't be used; raises by default.
         strict: make judged ids that are missing an error. Queries are checked here, documents
             by `Collection.check_documents`.
+        title: what becomes of the documents' titles, see `Collection`.
 
     Raises:
         InputError: the folder or a file is missing, no such split (the message lists those that
@@ -141,6 +148,7 @@ def read_collection(
         queries=tuple(each for each in read_queries(queries_path, bad_lines) if each.id in qrels),
         qrels=qrels,
         strict=strict,
+        title=title,
         bad_lines=bad_lines,
     )
     if not collection.queries:

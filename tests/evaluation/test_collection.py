@@ -171,3 +171,12 @@ def test_the_fingerprint_tells_contents_not_order(write_beir: WriteBeir) -> None
     other = read_collection(write_beir(name="c", test="".join(lines[:2])))
     assert first.fingerprint == turned.fingerprint
     assert first.fingerprint != other.fingerprint
+
+
+def test_titles_are_joined_or_dropped(write_beir: WriteBeir) -> None:
+    folder = write_beir()
+    joined = list(read_collection(folder).documents())
+    dropped = list(read_collection(folder, title="drop").documents())
+    assert joined[0].contents == "Fox the quick brown fox"
+    assert dropped[0] == Document("d1", "the quick brown fox")
+    assert [each.id for each in dropped] == [each.id for each in joined]

@@ -1,0 +1,78 @@
+"""Checksums of a BEIR folder's files, remembered so that they need not be read again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import stat
+from pathlib import Path
+from typing import Any
+
+from retrieval.corpus import find_jsonl
+from retrieval.errors import InputError, RetrievalError
+from retrieval.files import read_json, sha256, write_json
+
+logger = logging.getLogger(__name__)
+
+SIDE_FILE = ".checksums.json"
+
+
+def data_checksum(folder: Path, split: str) -> str:
+    """SHA-256 over a BEIR folder's corpus, queries and judgements of one split.
+
+    A file is read once for each size and time of change; what was found is kept in the folder's
+    `.checksums.json`, unless the folder is read-only.
+
+    Args:
+        folder: a BEIR folder.
+        split: the judgements' split.
+
+    Returns:
+        "sha256:" and the SHA-256 of the three files' own, in hexadecimal. Gzipped files count
+        as they are: packing the same data anew changes it.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    found = {
+        "corpus.jsonl": find_jsonl(folder, "corpus"),
+        "queries.jsonl": find_jsonl(folder, "queries"),
+        f"qrels/{split}.tsv": folder / "qrels" / f"{split}.tsv",
+    }
+    known = _remembered(folder)
+    entries = {}
+    for name, path in found.items():
+        if path is None or not path.is_file():
+            raise InputError(f"{folder}: no {name} to take a checksum of")
+        entries[str(path.relative_to(folder))] = _entry(folder, path, known)
+    if any(known.get(name) != entry for name, entry in entries.items()):
+        _remember(folder, {**known, **entries})
+    content = "".join(f"{entry['sha256']}\n" for entry in entries.values())
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _entry(folder: Path, path: Path, known: dict[str, Any]) -> dict[str, Any]:
+    status = path.stat()
+    state = {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+    before = known.get(str(path.relative_to(folder)))
+    if isinstance(before, dict) and state.items() <= before.items() and "sha256" in before:
+        return before
+    return {**state, "sha256": sha256(path)}
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    try:
+        known = read_json(folder / SIDE_FILE)
+    except RetrievalError:  # absent, or cut off: it is made anew
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(folder: Path, entries: dict[str, Any]) -> None:
+    # The mode, not os.access: what an owner marked read-only, root leaves alone too.
+    if not folder.stat().st_mode & stat.S_IWUSR:
+        return
+    try:
+        write_json(folder / SIDE_FILE, entries)
+    except OSError as error:
+        logger.info("%s: checksums are not remembered (%s)", folder, error)
