@@ -47,7 +47,10 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="By default test, or the only one.")] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="nDCG@k, MAP@k, recall@k, MRR@k or P@k; may come several times."),
+        typer.Option(
+            help="nDCG@k, MAP@k, recall@k, MRR@k, P@k, success@k, recall_cap@k, judged@k or "
+            "hole@k; may come several times."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits a query.")] = 100,
     setting: Settings = None,

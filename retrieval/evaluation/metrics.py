@@ -1,9 +1,18 @@
-"""nDCG, MAP, recall, MRR and P at any cutoff, computed by trec_eval through pytrec_eval.
+"""nDCG, MAP, recall, MRR, P and others at any cutoff, counted by trec_eval through pytrec_eval.
 
 trec_eval's rules apply. A ranking is made from the scores alone, in single precision: the order
 of the hits does not count, and equal scores are ranked by document id, the greater first (in
 bytes of UTF-8). A document is relevant from relevance 1; 0, negative and missing judgements are
 not. nDCG uses the relevance itself as gain. A query without any relevant document scores 0.
+
+Three measures are not trec_eval's, but are made from what it counts in that same order:
+
+- `recall_cap@k`, BEIR's capped recall: the relevant documents among the first k, over as many as k
+  can hold, min(k, relevant). Unlike recall, a perfect ranking reaches 1 at any k.
+- `judged@k` and `hole@k`: the shares of the first k hits with and without a judgement for their
+  query. They say how far the other metrics can be trusted, and add up to 1 for a query with hits;
+  fewer than k hits are all of them. (BEIR's hole divides by k even then, and takes a document as
+  judged that any query has judged.)
 """
 
 from __future__ import annotations
@@ -13,6 +22,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from retrieval.errors import ConfigError, InputError, MissingExtraError
 from retrieval.records import Hit
@@ -27,9 +38,16 @@ _MEASURES = {
     "recall": "recall",
     "MRR": "recip_rank",
     "P": "P",
+    "success": "success",
+    "recall_cap": "P",
+    "judged": "P",
+    "hole": "P",
 }
+"""What trec_eval counts for each measure."""
+_OF_JUDGEMENTS = ("judged", "hole")
+"""Measures for which any judgement counts, whatever it says."""
 _NAMES = {name.lower(): name for name in _MEASURES}
-_PATTERN = re.compile(r"([a-z]+)@([1-9][0-9]*)", re.IGNORECASE)
+_PATTERN = re.compile(r"([a-z_]+)@([1-9][0-9]*)", re.IGNORECASE)
 
 
 class Metric(NamedTuple):
@@ -95,7 +113,7 @@ def evaluate_run(
         MissingExtraError: pytrec_eval is not installed.
     """
     wanted = parse_metrics(metrics)
-    judged = {query_id: dict(documents) for query_id, documents in qrels.items() if documents}
+    judged = {query_id: documents for query_id, documents in qrels.items() if documents}
     if not judged:
         raise InputError("no judgements to evaluate against")
     scored = {
@@ -103,16 +121,44 @@ def evaluate_run(
     }
     if not scored:
         logger.warning("the run has no hits for any of the %d judged queries", len(judged))
-    evaluator = load_pytrec_eval().RelevanceEvaluator(judged, set(map(_trec_name, wanted)))
-    values = evaluator.evaluate(scored)
+    every_judgement = {query_id: dict.fromkeys(each, 1) for query_id, each in judged.items()}
+    # trec_eval writes past its memory where all judgements of a query are below -1.
+    relevance = {
+        query_id: {document_id: max(0, each) for document_id, each in documents.items()}
+        for query_id, documents in judged.items()
+    }
+    counts = {
+        **_count(relevance, scored, [each for each in wanted if each.name not in _OF_JUDGEMENTS]),
+        **_count(every_judgement, scored, [each for each in wanted if each.name in _OF_JUDGEMENTS]),
+    }
     per_query = {
-        query_id: {str(metric): _value(metric, values.get(query_id)) for metric in wanted}
-        for query_id in judged
+        query_id: {
+            str(metric): _value(
+                metric,
+                counts[metric].get(query_id),
+                relevant=sum(each > 0 for each in documents.values()),
+                hits=len(scored.get(query_id, ())),
+            )
+            for metric in wanted
+        }
+        for query_id, documents in judged.items()
     }
     mean = {
         str(metric): fmean(each[str(metric)] for each in per_query.values()) for metric in wanted
     }
     return Scores(mean, per_query)
+
+
+def trec_ranking(hits: Iterable[Hit]) -> list[Hit]:
+    """Hits in the order in which trec_eval, and so every metric here, sees them.
+
+    >>> [each.document_id for each in trec_ranking([Hit("a", 1.0), Hit("b", 1.0), Hit("c", 2.0)])]
+    ['c', 'b', 'a']
+    """
+    with np.errstate(over="ignore"):  # a score beyond single precision is infinite there
+        return sorted(
+            hits, key=lambda hit: (np.float32(hit.score), hit.document_id.encode()), reverse=True
+        )
 
 
 def load_pytrec_eval() -> Any:
@@ -135,17 +181,38 @@ def _score_by_id(query_id: str, hits: Sequence[Hit]) -> dict[str, float]:
     return scores
 
 
+def _count(
+    qrels: Mapping[str, Mapping[str, int]],
+    scored: Mapping[str, Mapping[str, float]],
+    metrics: Sequence[Metric],
+) -> dict[Metric, Mapping[str, Mapping[str, float]]]:
+    """For each metric, what trec_eval counts for the queries of a run."""
+    if not metrics:
+        return {}
+    evaluator = load_pytrec_eval().RelevanceEvaluator(qrels, set(map(_trec_name, metrics)))
+    return dict.fromkeys(metrics, evaluator.evaluate(scored))
+
+
 def _trec_name(metric: Metric) -> str:
     measure = _MEASURES[metric.name]
     return measure if metric.name == "MRR" else f"{measure}.{metric.cutoff}"
 
 
-def _value(metric: Metric, values: Mapping[str, float] | None) -> float:
-    if values is None:
+def _value(
+    metric: Metric, counted: Mapping[str, float] | None, *, relevant: int, hits: int
+) -> float:
+    if not counted or not hits:
         return 0.0
-    if metric.name != "MRR":
-        return float(values[f"{_MEASURES[metric.name]}_{metric.cutoff}"])
-    # trec_eval has no cutoff here. The first relevant document is within the first k of its own
-    # order exactly if 1/rank >= 1/k, so that equal scores are treated as in the other metrics.
-    reciprocal = float(values["recip_rank"])
-    return reciprocal if reciprocal >= 1 / metric.cutoff else 0.0
+    if metric.name == "MRR":
+        # trec_eval has no cutoff here. The first relevant document is within the first k of its
+        # own order exactly if 1/rank >= 1/k, so that equal scores are treated as in the others.
+        reciprocal = float(counted["recip_rank"])
+        return reciprocal if reciprocal >= 1 / metric.cutoff else 0.0
+    value = float(counted[f"{_MEASURES[metric.name]}_{metric.cutoff}"])
+    if metric.name not in ("recall_cap", "judged", "hole"):
+        return value
+    found = round(value * metric.cutoff)
+    if metric.name == "recall_cap":
+        return found / min(metric.cutoff, relevant) if relevant else 0.0
+    share = found / min(metric.cutoff, hits)
+    return share if metric.name == "judged" else 1 - share

@@ -15,7 +15,7 @@ import pytest
 
 from retrieval.errors import ConfigError, InputError, MissingExtraError
 from retrieval.evaluation import evaluate_run, read_collection
-from retrieval.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics
+from retrieval.evaluation.metrics import DEFAULT_METRICS, Metric, parse_metrics, trec_ranking
 from retrieval.records import Hit
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
@@ -62,6 +62,19 @@ def test_negative_judgements_count_as_not_relevant() -> None:
     assert scores.mean["nDCG@10"] == pytest.approx(1 / log2(4), abs=1e-9)
 
 
+def test_queries_whose_judgements_are_all_negative_score_zero() -> None:
+    # pytrec_eval itself crashes here: a query judged below -1 throughout, after a relevant one.
+    qrels = {"q1": {"a": 1}, **{f"n{number}": {"a": -2, "b": -3} for number in range(50)}}
+    run = {query: ranking("a", "b") for query in qrels}
+    scores = evaluate_run(qrels, run, [*DEFAULT_METRICS, "recall_cap@2", "judged@2"])
+    assert scores.per_query["q1"]["nDCG@10"] == 1.0
+    assert scores.per_query["n7"] == {
+        **dict.fromkeys(DEFAULT_METRICS, 0.0),
+        "recall_cap@2": 0.0,
+        "judged@2": 1.0,
+    }
+
+
 def test_equal_scores_are_ranked_by_id_the_greater_first() -> None:
     tied = [Hit("a", 1.0), Hit("c", 1.0), Hit("b", 1.0)]
     # The order is c, b, a, whatever the order of the hits.
@@ -93,6 +106,77 @@ def test_mrr_looks_at_exactly_the_first_k_hits(cutoff: int) -> None:
     inside = evaluate_run({"q": {ids[cutoff - 1]: 1}}, {"q": ranking(*ids)}, [name]).mean[name]
     outside = evaluate_run({"q": {ids[cutoff]: 1}}, {"q": ranking(*ids)}, [name]).mean[name]
     assert (inside, outside) == (1 / cutoff, 0.0)
+
+
+def test_success_is_whether_any_relevant_document_is_among_the_first_k() -> None:
+    qrels = {"q1": {"a": 2, "b": 0}, "q2": {"a": 1}, "q3": {"a": -1}}
+    run = {each: ranking("b", "a", "c") for each in qrels}
+    scores = evaluate_run(qrels, run, ["success@1", "success@2"])
+    assert scores.per_query == {
+        "q1": {"success@1": 0.0, "success@2": 1.0},
+        "q2": {"success@1": 0.0, "success@2": 1.0},
+        "q3": {"success@1": 0.0, "success@2": 0.0},
+    }
+
+
+def test_capped_recall_divides_by_what_k_hits_can_hold() -> None:
+    qrels = {"q": {"a": 1, "b": 3, "c": 1, "x": 0, "y": -1}}
+    run = {"q": ranking("a", "x", "b", "y", "unjudged")}
+    names = ["recall_cap@1", "recall_cap@2", "recall_cap@3", "recall_cap@10"]
+    assert evaluate_run(qrels, run, names).mean == pytest.approx(
+        {
+            "recall_cap@1": 1 / 1,
+            "recall_cap@2": 1 / 2,
+            "recall_cap@3": 2 / 3,
+            "recall_cap@10": 2 / 3,
+        }
+    )
+    assert evaluate_run({"q": {"a": 0}}, run, ["recall_cap@3"]).mean == {"recall_cap@3": 0.0}
+
+
+def test_zero_and_negative_judgements_are_judged_and_the_others_are_holes() -> None:
+    # "other" is judged, but for another query.
+    qrels = {"q": {"a": 1, "x": 0, "y": -1}, "q2": {"other": 1}, "q3": {"a": 1}}
+    run = {"q": ranking("u1", "x", "y", "u2", "other", "a"), "q2": ranking("other", "u1")}
+    scores = evaluate_run(qrels, run, ["judged@1", "judged@5", "hole@5", "judged@100", "hole@100"])
+    assert scores.per_query["q"] == {
+        "judged@1": 0.0,
+        "judged@5": 2 / 5,
+        "hole@5": pytest.approx(3 / 5),
+        "judged@100": 3 / 6,
+        "hole@100": 3 / 6,
+    }
+    assert scores.per_query["q2"]["judged@5"] == scores.per_query["q2"]["hole@5"] == 1 / 2
+    assert set(scores.per_query["q3"].values()) == {0.0}  # no hits
+
+
+def test_ties_are_broken_before_the_cut_of_every_measure() -> None:
+    tied = [Hit("a", 1.0 + 1e-12), Hit("b", 1.0), Hit("c", 1.0)]
+    names = ["success@2", "recall_cap@2", "judged@2", "hole@2"]
+    for judged, is_first in (("a", False), ("b", True), ("c", True)):
+        mean = evaluate_run({"q": {judged: 1}}, {"q": tied}, names).mean
+        assert mean == {
+            "success@2": float(is_first),
+            "recall_cap@2": float(is_first),
+            "judged@2": is_first / 2,
+            "hole@2": 1 - is_first / 2,
+        }
+
+
+def test_the_ranking_is_by_single_precision_then_by_the_bytes_of_the_ids() -> None:
+    hits = [
+        Hit("a", 1.0 + 1e-12),
+        Hit("\uffee", 1.0),  # before the next in UTF-16, after it in UTF-8
+        Hit("\U00010000", 1.0),
+        Hit("low", -1e300),
+        Hit("high", 1e300),
+        Hit("highest", float("inf")),
+    ]
+    order = [each.document_id for each in trec_ranking(hits)]
+    assert order == ["highest", "high", "\U00010000", "\uffee", "a", "low"]
+    for place, relevant in enumerate(order, start=1):
+        mean = evaluate_run({"q": {relevant: 1}}, {"q": hits}, ["MRR@10"]).mean
+        assert mean["MRR@10"] == pytest.approx(1 / place)
 
 
 def test_a_judged_query_without_hits_counts_as_zero() -> None:
@@ -164,7 +248,10 @@ def test_all_unknown_names_are_in_one_error() -> None:
         parse_metrics(names)
     message = str(caught.value)
     assert "'F1@10', 'nDCG', 'MAP@0', 'recall@-1', 'P@x', ''" in message
-    assert "expected nDCG@k, MAP@k, recall@k, MRR@k, P@k" in message
+    assert (
+        "expected nDCG@k, MAP@k, recall@k, MRR@k, P@k, success@k, recall_cap@k, judged@k, hole@k "
+        "with a whole number k >= 1"
+    ) in message
     with pytest.raises(ConfigError, match="none"):
         parse_metrics([])
 
