@@ -15,6 +15,7 @@ from retrieval.cli.eval import evaluate
 from retrieval.cli.export import export
 from retrieval.cli.index import index
 from retrieval.cli.info import info
+from retrieval.cli.report import report
 from retrieval.cli.search import search
 from retrieval.cli.verify import verify
 from retrieval.errors import ConfigError, RetrievalError
@@ -30,6 +31,7 @@ app.command("encode")(encode)
 app.command("index")(index)
 app.command("search")(search)
 app.command("eval")(evaluate)
+app.command("report")(report)
 app.command("export")(export)
 app.command("info")(info)
 app.command("verify")(verify)

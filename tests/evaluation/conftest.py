@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.encoders.protocol import Encoder
 from retrieval.evaluation import EvaluationSettings, Result, Timings
+from retrieval.evaluation.index_sweep import IndexSweep, SweptIndex
 from retrieval.evaluation.result import Counts
 from retrieval.records import ModelReference
 
@@ -116,6 +117,52 @@ def make_result() -> Callable[..., Result]:
             cpu_count=2,
             versions={"numpy": "2.4.6"},
             per_query={"q1": metrics, "q2": metrics},
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_sweep() -> Callable[[], IndexSweep]:
+    """Makes a sweep over three indexes, the last of which no one needs."""
+
+    def index(name: str, p50_ms: float, recall: float, resident_mb: float | None) -> SweptIndex:
+        return SweptIndex(
+            name=name,
+            kind=name if name == "exact" else "plaid",
+            build={"bits": 4},
+            search={"quality": "best"},
+            recall={"10": recall, "100": recall if recall == 1 else 0.9},
+            metrics={"nDCG@10": 0.7 if recall == 1 else 0.69},
+            p50_ms=p50_ms,
+            p95_ms=2 * p50_ms,
+            p99_ms=3 * p50_ms,
+            queries_per_second={"1": 1000 / p50_ms, "2": 2000 / p50_ms},
+            bytes_per_document=990.0,
+            build_seconds=2.0,
+            resident_mb=resident_mb,
+        )
+
+    def make() -> IndexSweep:
+        return IndexSweep(
+            collection="tiny",
+            split="test",
+            documents=4,
+            queries=2,
+            vectors=16,
+            model=ModelReference("folder/words", "abc", True, WIDTH),
+            k=100,
+            build_threads=1,
+            created="2026-11-23T12:00:00+00:00",
+            python="CPython 3.12.3",
+            cpu_count=2,
+            versions={"numpy": "2.4.6"},
+            about="made up",
+            indexes=[
+                index("exact", 120.0, 1.0, 12.0),
+                index("PLAID", 5.0, 0.95, 12.0),
+                index("slow", 6.0, 0.95, None),
+            ],
         )
 
     return make
