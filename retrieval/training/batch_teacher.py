@@ -13,6 +13,7 @@ from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.loading import load_encoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.errors import ConfigError
+from retrieval.training.batch_maxsim import maxsim_of_all
 from retrieval.training.processes import world_size
 
 Features = dict[str, Any]
@@ -62,7 +63,6 @@ class BatchTeacher:
         Returns:
             (Q, B, N): document n of the b-th query.
         """
-        from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
         from sentence_transformers.util import all_gather_padded, stack_padded_token_embeddings
 
         queries, queries_keep = self.vectors(columns[0], is_query=True)
@@ -72,7 +72,7 @@ class BatchTeacher:
         documents, keep = stack_padded_token_embeddings(
             [vectors for vectors, _ in pairs], [mask for _, mask in pairs]
         )
-        scores = colbert_scores(queries, documents, queries_mask=queries_keep, documents_mask=keep)
+        scores = maxsim_of_all(queries, documents, queries_mask=queries_keep, documents_mask=keep)
         return scores.view(len(queries), -1, len(pairs))
 
     def _texts(self, features: Features, role: str) -> list[str]:

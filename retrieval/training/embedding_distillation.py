@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax
 
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.training.batch_maxsim import maxsim_of_all
 from retrieval.training.batch_teacher import BatchTeacher, Features
 
 
@@ -100,7 +101,6 @@ class BatchScoresLoss(torch.nn.Module):
     ) -> Tensor:
         """The loss of a batch."""
         from sentence_transformers.base.losses.merged_forward import embed_columns_padded
-        from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
         from sentence_transformers.util import stack_padded_token_embeddings
 
         columns = [dict(column) for column in sentence_features]
@@ -109,7 +109,7 @@ class BatchScoresLoss(torch.nn.Module):
         documents, keep = stack_padded_token_embeddings(
             *embed_columns_padded(self.model, columns[1:], task_default="document")
         )
-        scores = colbert_scores(
+        scores = maxsim_of_all(
             queries["token_embeddings"],
             documents,
             queries_mask=queries["attention_mask"].bool(),

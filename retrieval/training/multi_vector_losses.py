@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.training.batch_maxsim import maxsim_of_all, maxsim_of_own, maxsim_of_pairs
 from retrieval.training.batch_teacher import BatchTeacher, Scaled, load_teacher, projected_width
 from retrieval.training.embedding_distillation import (
     BatchScoresLoss,
@@ -24,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 def similarity(settings: MultiVectorLossSettings) -> Callable[..., Tensor]:
     """MaxSim or XTR's scores of all queries with all documents."""
-    from sentence_transformers.multi_vector_encoder import scoring
-
     if settings.scoring == "xtr":
-        return scoring.XTRScores(settings.xtr_top_k)
-    return scoring.colbert_scores
+        from sentence_transformers.multi_vector_encoder.scoring import XTRScores
+
+        return XTRScores(settings.xtr_top_k)
+    return maxsim_of_all
 
 
 def contrastive(
@@ -56,7 +57,7 @@ def score_distillation(
     settings: MultiVectorLossSettings, encoder: MultiVectorEncoder, mini_batch_size: int | None
 ) -> torch.nn.Module:
     """A teacher's scores, as margins or as a distribution."""
-    from sentence_transformers.multi_vector_encoder import losses, scoring
+    from sentence_transformers.multi_vector_encoder import losses
 
     is_kl = settings.kind == "kl_distillation"
     if mini_batch_size:
@@ -75,7 +76,7 @@ def score_distillation(
             **settings.temperatures,
         )
     return losses.MultiVectorMarginMSELoss(
-        encoder.model, similarity_fct=Scaled(scoring.colbert_scores_pairwise, settings.scale)
+        encoder.model, similarity_fct=Scaled(maxsim_of_pairs, settings.scale)
     )
 
 
@@ -116,8 +117,8 @@ def matryoshka(
 
 
 def _own_scores(settings: MultiVectorLossSettings) -> Callable[..., Tensor]:
-    from sentence_transformers.multi_vector_encoder import scoring
-
     if settings.scoring == "xtr":
-        return scoring.XTRKDScores(settings.xtr_top_k)
-    return scoring.colbert_kd_scores
+        from sentence_transformers.multi_vector_encoder.scoring import XTRKDScores
+
+        return XTRKDScores(settings.xtr_top_k)
+    return maxsim_of_own
