@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retrieval.corpus import read_corpus
     from retrieval.encoders.dense import DenseEncoder
     from retrieval.encoders.embedding_store import EmbeddingStore, write_embeddings
+    from retrieval.encoders.live_models import as_encoder
     from retrieval.encoders.loading import load_encoder
     from retrieval.encoders.multi_vector import MultiVectorEncoder
     from retrieval.errors import RetrievalError
@@ -43,6 +44,7 @@ __all__ = [
     "Query",
     "RetrievalError",
     "Retriever",
+    "as_encoder",
     "build_index",
     "load_encoder",
     "open_index",
@@ -54,6 +56,7 @@ _MODULES = {
     "corpus": ("read_corpus",),
     "encoders.dense": ("DenseEncoder",),
     "encoders.embedding_store": ("EmbeddingStore", "write_embeddings"),
+    "encoders.live_models": ("as_encoder",),
     "encoders.loading": ("load_encoder",),
     "encoders.multi_vector": ("MultiVectorEncoder",),
     "errors": ("RetrievalError",),

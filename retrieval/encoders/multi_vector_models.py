@@ -31,6 +31,12 @@ def model_class() -> Any:
     return ColBERT
 
 
+def is_multi_vector_model(model: Any) -> bool:
+    """Whether it is a live MultiVectorEncoder of Sentence Transformers, or PyLate's ColBERT."""
+    is_native = HAS_NATIVE and isinstance(model, sentence_transformers.MultiVectorEncoder)
+    return is_native or hasattr(model, "do_query_expansion")
+
+
 def add_prefix_tokens(transformer: Any, prefixes: Sequence[str]) -> None:
     """Make each prefix one token, so that it is the same token whatever text follows."""
     from tokenizers import AddedToken
