@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import retrieval
+from retrieval.cli.compare import compare
 from retrieval.cli.demo import demo
 from retrieval.cli.encode import encode
 from retrieval.cli.eval import evaluate
@@ -32,6 +33,7 @@ app.command("index")(index)
 app.command("search")(search)
 app.command("eval")(evaluate)
 app.command("report")(report)
+app.command("compare")(compare)
 app.command("export")(export)
 app.command("info")(info)
 app.command("verify")(verify)

@@ -7,27 +7,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.evaluation.collection import Collection, read_collection
+    from retrieval.evaluation.comparison import Comparison, Contrast, compare
     from retrieval.evaluation.evaluator import evaluate, run_queries
     from retrieval.evaluation.metrics import evaluate_run
     from retrieval.evaluation.report import plot_results, results_markdown, results_table
     from retrieval.evaluation.result import Result, Timings
+    from retrieval.evaluation.result_files import MeasuredSystem, read_systems
     from retrieval.evaluation.runs import Run, read_run, write_run
     from retrieval.evaluation.settings import EvaluationSettings
+    from retrieval.evaluation.significance import SignificanceSettings
     from retrieval.qrels import Qrels, read_qrels
 
 _MODULES = {
     "Collection": "collection",
+    "Comparison": "comparison",
+    "Contrast": "comparison",
     "EvaluationSettings": "settings",
+    "MeasuredSystem": "result_files",
     "Qrels": "collection",
     "Result": "result",
     "Run": "runs",
+    "SignificanceSettings": "significance",
     "Timings": "result",
+    "compare": "comparison",
     "evaluate": "evaluator",
     "evaluate_run": "metrics",
     "plot_results": "report",
     "read_collection": "collection",
     "read_qrels": "collection",
     "read_run": "runs",
+    "read_systems": "result_files",
     "results_markdown": "report",
     "results_table": "report",
     "run_queries": "evaluator",
@@ -36,17 +45,23 @@ _MODULES = {
 
 __all__ = [
     "Collection",
+    "Comparison",
+    "Contrast",
     "EvaluationSettings",
+    "MeasuredSystem",
     "Qrels",
     "Result",
     "Run",
+    "SignificanceSettings",
     "Timings",
+    "compare",
     "evaluate",
     "evaluate_run",
     "plot_results",
     "read_collection",
     "read_qrels",
     "read_run",
+    "read_systems",
     "results_markdown",
     "results_table",
     "run_queries",
