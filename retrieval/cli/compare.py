@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation.comparison import Comparison
     from retrieval.evaluation.moved_queries import MovedQuery
 
-_LEAST_WIDTH = 110
+_LEAST_WIDTH = 120
 """Of the tables: a narrower terminal breaks their lines, but nothing is cut off."""
 
 
@@ -26,17 +26,20 @@ def compare(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="For each system a folder of `retrieval eval --output`, or one that holds such "
-            "folders; the first is the baseline."
+            help="Folders of `retrieval eval --output`, or that hold such folders, of one system "
+            "or several; the first system is the baseline."
         ),
     ],
+    baseline: Annotated[
+        str | None, typer.Option(help="The name of the system that the others are tested against.")
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="May come several times; by default the first that all have."),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="A BEIR folder, for judgements and texts; may come several times."),
+        typer.Option(help="BEIR folders, or a folder of them, for judgements and texts."),
     ] = None,
     moved: Annotated[
         int, typer.Option(min=0, help="Queries that moved most, shown for each system.")
@@ -54,13 +57,13 @@ def compare(
     if as_json and as_markdown:
         raise ConfigError("--json and --markdown exclude each other: choose one")
     settings = evaluation.SignificanceSettings(trials=trials, seed=seed, correction=correction)
-    systems = evaluation.read_systems(results)
+    systems = evaluation.read_systems(results, baseline)
     comparison = evaluation.compare(systems, metric or (), settings)
-    baseline, *others = systems
-    collections = find_collections(data or [], baseline, comparison.data_sets)
+    first, *others = systems
+    collections = find_collections(data or [], first, comparison.data_sets)
     shown = {
         system.name: moved_queries(
-            baseline,
+            first,
             system,
             comparison.data_sets,
             comparison.metrics[0],
@@ -114,12 +117,14 @@ def _print_tables(comparison: Comparison, moved: Mapping[str, Sequence[MovedQuer
         console.print(Text(note, "dim"), soft_wrap=True)
     for system, queries in moved.items():
         if queries:
-            console.print(Text(f"\n{_moved_heading(comparison, system)}\n", "bold"))
+            console.print(Text(f"\n{_moved_heading(comparison, system)}\n"), soft_wrap=True)
         for query in queries:
+            console.print(Text(comparison_table.moved_query_heading(query), "bold"), soft_wrap=True)
             console.print(comparison_table.moved_query_table(query, comparison.baseline, system))
 
 
 def _moved_heading(comparison: Comparison, system: str) -> str:
     return (
-        f"Queries that moved most from {comparison.baseline} to {system} ({comparison.metrics[0]})"
+        f"Queries that moved most from {comparison.baseline} to {system}, by "
+        f"{comparison.metrics[0]} (other: the rank with the other system)"
     )

@@ -50,11 +50,11 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     """What the columns mean, and what the reader has to know, a sentence or two each."""
     settings = comparison.settings
     tests = len(comparison.contrasts)
-    correction = {
-        "none": "not corrected for the number of comparisons",
-        "holm": f"corrected for {tests} comparisons (Holm)",
-        "bonferroni": f"corrected for {tests} comparisons (Bonferroni)",
-    }[settings.correction]
+    correction = f"corrected for {tests} comparisons ({settings.correction.capitalize()})"
+    if settings.correction == "none" or tests == 1:
+        correction = (
+            "not corrected for the number of comparisons" if tests > 1 else "one comparison"
+        )
     level = f"bold below {1 - settings.confidence:.2g}"
     return [
         f"Differences are from {comparison.baseline}, with {settings.confidence:.0%} bootstrap "
@@ -68,16 +68,11 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def moved_query_table(query: MovedQuery, baseline: str, system: str) -> Table:
-    """Both rankings of a query beside each other, under its text and values.
+    """Both rankings of a query beside each other.
 
     Relevant documents are in bold. "other" is the document's rank with the other system.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title=Text(moved_query_heading(query), "bold"),
-        title_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in _moved_header(query, baseline, system):
         is_text = name in (baseline, system)
         table.add_column(

@@ -57,26 +57,29 @@ def find_collections(
 ) -> dict[DataSet, Collection]:
     """Find a system's data sets among BEIR folders, by their queries and judgements.
 
+    Args:
+        folders: BEIR folders, or folders of such that are called as their collections.
+        system: whose results have to be of the same queries and judgements.
+        data_sets: those to look for.
+
     Raises:
-        InputError: a folder can't be read, or is none of the data sets.
+        InputError: a folder can't be read, or none of the data sets is there.
     """
-    found = {}
+    found: dict[DataSet, Collection] = {}
     for folder in folders:
-        splits = splits_of(folder)
-        matches = {}
-        for data_set in data_sets:
-            if data_set.split in splits:
-                collection = read_collection(folder, data_set.split)
-                expected = system.results[data_set].collection_fingerprint
-                if collection.fingerprint == expected:
-                    matches[data_set] = collection
+        matches = {
+            data_set: collection
+            for data_set in data_sets
+            if (collection := _collection(folder, data_set)) is not None
+            and collection.fingerprint == system.results[data_set].collection_fingerprint
+        }
         if not matches:
             names = ", ".join(map(str, data_sets))
             raise InputError(
-                f"{folder}: none of the compared data sets ({names}): its queries or judgements "
-                "are not those that the results were measured on"
+                f"{folder}: none of the compared data sets ({names}) is here with the queries and "
+                "judgements that the results were measured on"
             )
-        found.update(matches)
+        found |= matches
     return found
 
 
@@ -130,6 +133,12 @@ def moved_queries(
                 ranking=pair[1],
             )
     return [found[each] for each in chosen]
+
+
+def _collection(folder: Path, data_set: DataSet) -> Collection | None:
+    if not splits_of(folder):
+        folder /= data_set.collection
+    return read_collection(folder, data_set.split) if data_set.split in splits_of(folder) else None
 
 
 def _read(system: MeasuredSystem, data_set: DataSet) -> Run:

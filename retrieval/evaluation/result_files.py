@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,41 +35,58 @@ class MeasuredSystem:
     """TREC runs, of the results that have kept theirs."""
 
 
-def read_systems(paths: Sequence[Path]) -> list[MeasuredSystem]:
-    """Read one system from each path: a result file, or a folder with results at any depth.
+def read_systems(paths: Sequence[Path], baseline: str | None = None) -> list[MeasuredSystem]:
+    """Read the systems of result files, or of folders that hold results at any depth.
 
-    A system is called what its results call it. Where they do not agree, or two systems would
-    have the same name, the paths are the names.
+    Results of one path that bear the same system's name are one system. Where that name comes in
+    several paths, it is a system for each, with the path behind its name.
+
+    Args:
+        paths: files and folders.
+        baseline: the name of the system that comes first; by default as the paths have them.
 
     Raises:
-        InputError: nothing is at a path, it holds no result, or two results of one data set.
-        ConfigError: a path is given twice, or a file does not hold a result.
+        InputError: nothing is at a path, it holds no result, or two of one system on one data set.
+        ConfigError: a path is given twice, a file does not hold a result, or no system is called
+            as the baseline.
         RetrievalError: a file is not JSON.
     """
     for at, path in enumerate(paths):
         if path.resolve() in [each.resolve() for each in paths[:at]]:
             raise ConfigError(f"{path}: given twice; each system has results of its own")
-    systems = [_read_system(path) for path in paths]
-    names = [{result.system for result in each.results.values()} for each in systems]
-    if all(len(each) == 1 for each in names) and len(set().union(*names)) == len(names):
-        return [replace(each, name=name) for each, (name,) in zip(systems, names)]
+    found = [(path, system) for path in paths for system in _read_path(path)]
+    names = Counter(system.name for _, system in found)
+    systems = [
+        replace(system, name=f"{system.name} ({path})") if names[system.name] > 1 else system
+        for path, system in found
+    ]
+    if baseline is not None:
+        if baseline not in [each.name for each in systems]:
+            known = ", ".join(each.name for each in systems)
+            raise ConfigError(f"no system is called {baseline!r}; there are: {known}")
+        systems.sort(key=lambda system: system.name != baseline)
     return systems
 
 
-def _read_system(path: Path) -> MeasuredSystem:
-    found: dict[DataSet, Path] = {}
-    results: dict[DataSet, Result] = {}
+def _read_path(path: Path) -> list[MeasuredSystem]:
+    systems: dict[str, MeasuredSystem] = {}
+    files: dict[tuple[str, DataSet], Path] = {}
     for file in _result_files(path):
         result = Result.from_json(file)
         data_set = DataSet(result.collection, result.split)
-        if data_set in found:
+        other = files.setdefault((result.system, data_set), file)
+        if other != file:
             raise InputError(
-                f"{path}: two results on {data_set}, {found[data_set]} and {file}: give each "
-                "system's results a folder of their own"
+                f"{path}: two results of {result.system} on {data_set}, {other} and {file}: give "
+                "the path of each"
             )
-        found[data_set], results[data_set] = file, result
-    runs = {data_set: run for data_set, file in found.items() if (run := _run_file(file)).exists()}
-    return MeasuredSystem(name=str(path), results=results, runs=runs)
+        empty = MeasuredSystem(name=result.system, results={}, runs={})
+        system = systems.setdefault(result.system, empty)
+        system.results[data_set] = result
+        run = _run_file(file)
+        if run.exists():
+            system.runs[data_set] = run
+    return list(systems.values())
 
 
 def _result_files(path: Path) -> list[Path]:

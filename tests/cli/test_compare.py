@@ -47,7 +47,7 @@ def test_a_table_shows_data_sets_and_mean_and_the_queries_that_moved(
         for line in lines
     )
     assert "corrected for 3 comparisons (Holm)" in shown.out
-    assert "Queries that moved most from BM25 to dense | exact (MRR@10)" in lines
+    assert "Queries that moved most from BM25 to dense | exact, by MRR@10" in shown.out
     assert "one q3: 0.100 -> 1.000 (+0.900)" in lines
     assert "1 d0 2 d3 10" in lines  # d0 is second with dense, d3 was tenth with BM25
 
@@ -121,6 +121,18 @@ def test_json_holds_every_figure(run: Run, systems: list[Path], tmp_path: Path) 
     assert run(*arguments[:-1], "8").out != shown.out
 
 
+def test_systems_of_one_folder_are_compared_with_the_baseline_that_is_named(
+    run: Run, systems: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for system in systems:
+        system.rename(folder / system.name)
+    shown = json.loads(run("compare", folder, *FEW, "--json", "--baseline", "dense | exact").out)
+    assert (shown["baseline"], shown["systems"]) == ("dense | exact", ["BM25"])
+    assert all(each["difference"] < 0 for each in shown["contrasts"])
+
+
 def test_the_correction_can_be_chosen(run: Run, systems: list[Path]) -> None:
     plain = run("compare", *systems, *FEW, "--correction", "none", "--moved", "0")
     assert "not corrected for the number of comparisons" in plain.out
@@ -152,6 +164,7 @@ def test_warnings_go_to_stderr_and_into_the_notes(run: Run, systems: list[Path])
         (["BM25", "dense", "--seed", "-1"], 2, "seed is -1, expected 0 or more"),
         (["BM25", "dense", "--json", "--markdown"], 2, "--json and --markdown exclude each other"),
         (["BM25", "dense", "--data", "other"], 1, "other: none of the compared data sets"),
+        (["BM25", "dense", "--baseline", "absent"], 2, "no system is called 'absent'"),
         (["BM25", "changed"], 1, "one: the queries or judgements differ"),
     ],
 )
@@ -204,5 +217,5 @@ def test_results_of_the_eval_command_are_compared(run: Run, tmp_path: Path) -> N
     assert shown.code == 0, shown.err
     assert json.loads(shown.out)["metrics"] == ["nDCG@10"]
     assert [each["system"] for each in json.loads(shown.out)["contrasts"]] == [
-        str(tmp_path / "flat")
+        f"BM25 ({tmp_path / 'flat'})"
     ]

@@ -109,6 +109,7 @@ def test_a_run_that_was_not_kept_is_warned_about(
 def test_collections_are_found_by_their_content(
     tmp_path: Path, systems: Pair, collection: Collection
 ) -> None:
+    assert find_collections([tmp_path], systems[0], [ONE]) == {ONE: collection}
     renamed = (tmp_path / "one").rename(tmp_path / "another-name")
     found = find_collections([renamed], systems[0], [ONE])
     assert found[ONE].fingerprint == collection.fingerprint
@@ -119,9 +120,11 @@ def test_folders_that_are_not_a_compared_data_set_are_errors(tmp_path: Path, sys
     other = write_collection(tmp_path / "other", queries=7)
     with pytest.raises(InputError, match=r"other: none of the compared data sets \(one\)"):
         find_collections([other.path], systems[0], [ONE])
-    with pytest.raises(InputError, match="absent"):
+    with pytest.raises(InputError, match="absent: none of the"):
         find_collections([tmp_path / "absent"], systems[0], [ONE])
     (tmp_path / "one" / "qrels" / "test.tsv").write_text("q0\td0\t3\n", "utf-8")
-    with pytest.raises(InputError, match="judgements are not those that the results were measured"):
+    with pytest.raises(
+        InputError, match=r"one: none of the compared data sets \(one\) is here with"
+    ):
         find_collections([tmp_path / "one"], systems[0], [ONE])
     assert read_collection(tmp_path / "one").qrels == {"q0": {"d0": 3}}

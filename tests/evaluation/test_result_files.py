@@ -40,27 +40,44 @@ def test_one_result_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
     assert list(file.runs.values()) == [tmp_path / "dense.trec"]
 
 
-def test_paths_are_the_names_where_two_systems_are_called_the_same(tmp_path: Path) -> None:
+def test_a_folder_of_several_systems_is_taken_apart_by_their_names(tmp_path: Path) -> None:
+    for name in ("one", "two"):  # as a suite leaves them: DATASET/SYSTEM
+        collection = write_collection(tmp_path / "data" / name)
+        for system in ("BM25", "dense"):
+            write_result(tmp_path / "results" / name / system, collection, RANKS, system)
+    bm25, dense = read_systems([tmp_path / "results"])
+    assert (bm25.name, dense.name) == ("BM25", "dense")
+    assert (
+        list(bm25.runs) == list(dense.results) == [DataSet("one", "test"), DataSet("two", "test")]
+    )
+    assert bm25.runs[DataSet("two", "test")].parent == tmp_path / "results" / "two" / "BM25"
+
+
+def test_the_baseline_comes_first(tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "one")
+    for system in ("a", "b", "c"):
+        write_result(tmp_path / "results" / system, collection, RANKS, system)
+    names = [each.name for each in read_systems([tmp_path / "results"], baseline="c")]
+    assert names == ["c", "a", "b"]
+    with pytest.raises(ConfigError, match="no system is called 'd'; there are: a, b, c"):
+        read_systems([tmp_path / "results"], baseline="d")
+
+
+def test_a_name_that_comes_in_two_paths_is_two_systems(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "one")
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:
-        write_result(path, collection, RANKS, "BM25")
-    assert [each.name for each in read_systems(paths)] == [str(path) for path in paths]
+        write_result(path / "bm25", collection, RANKS, "BM25")
+    write_result(tmp_path / "b" / "dense", collection, RANKS, "dense")
+    names = [each.name for each in read_systems(paths)]
+    assert names == [f"BM25 ({paths[0]})", f"BM25 ({paths[1]})", "dense"]
 
 
-def test_paths_are_the_names_where_a_folder_holds_several_systems(tmp_path: Path) -> None:
-    for name, system in (("one", "BM25"), ("two", "dense")):
-        write_result(tmp_path / "a" / name, write_collection(tmp_path / name), RANKS, system)
-    write_result(tmp_path / "b", write_collection(tmp_path / "three"), RANKS, "other")
-    paths = [tmp_path / "a", tmp_path / "b"]
-    assert [each.name for each in read_systems(paths)] == [str(path) for path in paths]
-
-
-def test_two_results_on_one_data_set_are_an_error(tmp_path: Path) -> None:
+def test_two_results_of_a_system_on_one_data_set_are_an_error(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "one")
     for name in ("first", "second"):
         write_result(tmp_path / "a" / name, collection, RANKS, "BM25")
-    with pytest.raises(InputError, match=r"two results on one, .*first.*second.*of their own"):
+    with pytest.raises(InputError, match=r"two results of BM25 on one, .*first.*second.*path of e"):
         read_systems([tmp_path / "a"])
 
 
