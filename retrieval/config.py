@@ -91,17 +91,26 @@ def _check_keys(kind: Any, settings: Mapping[str, Any], source: str, prefix: str
             nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
             hint = f"; the nearest known one is '{prefix}{nearest[0]}'" if nearest else ""
             raise ConfigError(f"{source}: unknown key '{prefix}{key}'{hint}")
-        nested = _nested_dataclass(kind, key)
-        if nested is not None:
-            for each in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(each, Mapping):
-                    _check_keys(nested, each, source, f"{prefix}{key}.")
+        nested = _nested_dataclasses(typing.get_type_hints(kind)[key])
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if nested and isinstance(each, Mapping):
+                _check_keys(_tagged(nested, each), each, source, f"{prefix}{key}.")
 
 
-def _nested_dataclass(kind: Any, name: str) -> Any | None:
-    hint = typing.get_type_hints(kind)[name]
-    candidates = typing.get_args(hint) or (hint,)
-    return next((each for each in candidates if dataclasses.is_dataclass(each)), None)
+def _nested_dataclasses(hint: Any) -> list[Any]:
+    """The dataclasses that a type is made of: itself, those of an optional, a union or a tuple."""
+    if dataclasses.is_dataclass(hint):
+        return [hint]
+    return [each for part in typing.get_args(hint) for each in _nested_dataclasses(part)]
+
+
+def _tagged(candidates: Sequence[Any], value: Mapping[str, Any]) -> Any:
+    """The dataclass that a table is meant for: of several, the one whose `kind` it names."""
+
+    def is_named(candidate: Any) -> bool:
+        return value.get("kind") in typing.get_args(typing.get_type_hints(candidate).get("kind"))
+
+    return next(filter(is_named, candidates), candidates[0])
 
 
 def _apply(recipe: dict[str, Any], override: str) -> None:

@@ -83,6 +83,10 @@ class ModelOptions:
     document_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a document, instead of the model's limit.")
     ] = None
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Stands before every query, instead of the model's prompt.")
+    ] = None
+    document_prompt: Annotated[str | None, typer.Option(help="The same for documents.")] = None
 
 
 def takes_model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -129,19 +133,17 @@ def load_model(
         options: of the command line.
         remembered: what an index or a store says of its model, where `options` says nothing.
     """
-    from transformers.utils import logging as transformers_logging
-
     from retrieval.encoders.loading import load_encoder
 
-    quiet: Any = transformers_logging
-    quiet.disable_progress_bar()
-    quiet.set_verbosity_error()
+    quiet_libraries()
     given = {
         "width": options.width,
         "normalize": options.normalize or None,
         "pool_factor": options.pool_factor,
         "query_length": options.query_length,
         "document_length": options.document_length,
+        "query_prompt": options.query_prompt,
+        "document_prompt": options.document_prompt,
     }
     chosen = {key: value for key, value in given.items() if value is not None}
     return load_encoder(
@@ -153,6 +155,15 @@ def load_model(
         max_tokens=options.max_tokens,
         **{**(remembered or {}), **chosen},
     )
+
+
+def quiet_libraries() -> None:
+    """Keep the bars and remarks of transformers off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    quiet: Any = transformers_logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
 
 
 def default_model(model: str | None, kind: IndexKind | None) -> str | None:

@@ -139,7 +139,7 @@ def read_collection(
     queries_path = find_jsonl(path, "queries")
     if queries_path is None:
         raise InputError(f"{path}: no queries.jsonl or queries.jsonl.gz; {_LAYOUT}")
-    split = _choose_split(path, split)
+    split = choose_split(path, split)
     qrels_path = path / "qrels" / f"{split}.tsv"
     qrels = read_qrels(qrels_path, bad_lines)
     collection = Collection(
@@ -162,7 +162,12 @@ def splits_of(path: Path) -> list[str]:
     return sorted(each.stem for each in (path / "qrels").glob("*.tsv"))
 
 
-def _choose_split(path: Path, split: str | None) -> str:
+def choose_split(path: Path, split: str | None) -> str:
+    """The split that is meant: the one named, else "test", else the only one.
+
+    Raises:
+        InputError: there are no judgements, or none of that name; the message lists those there.
+    """
     splits = splits_of(path)
     if not splits:
         raise InputError(f"{path}: no judgements in qrels/*.tsv; {_LAYOUT}")

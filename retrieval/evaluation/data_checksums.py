@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,31 @@ logger = logging.getLogger(__name__)
 SIDE_FILE = ".checksums.json"
 
 
-def data_checksum(folder: Path, split: str) -> str:
-    """SHA-256 over a BEIR folder's corpus, queries and judgements of one split.
+@dataclass(frozen=True, kw_only=True)
+class DataChecksums:
+    """The SHA-256, in hexadecimal, of each file that one split of a BEIR folder needs.
+
+    Gzipped files count as they are: packing the same data anew changes them.
+
+    Attributes:
+        corpus: of corpus.jsonl[.gz].
+        queries: of queries.jsonl[.gz].
+        judgements: of the split's file in qrels/.
+    """
+
+    corpus: str
+    queries: str
+    judgements: str
+
+    @property
+    def data(self) -> str:
+        """One checksum of the three: "sha256:" and 64 hexadecimal digits."""
+        content = "".join(f"{each}\n" for each in (self.corpus, self.queries, self.judgements))
+        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def data_checksums(folder: Path, split: str) -> DataChecksums:
+    """Compute, or remember, the checksums of a BEIR folder's corpus, queries and one split.
 
     A file is read once for each size and time of change; what was found is kept in the folder's
     `.checksums.json`, unless the folder is read-only.
@@ -27,28 +51,29 @@ def data_checksum(folder: Path, split: str) -> str:
         folder: a BEIR folder.
         split: the judgements' split.
 
-    Returns:
-        "sha256:" and the SHA-256 of the three files' own, in hexadecimal. Gzipped files count
-        as they are: packing the same data anew changes it.
-
     Raises:
         InputError: a file is missing.
     """
-    found = {
+    paths = {
         "corpus.jsonl": find_jsonl(folder, "corpus"),
         "queries.jsonl": find_jsonl(folder, "queries"),
         f"qrels/{split}.tsv": folder / "qrels" / f"{split}.tsv",
     }
     known = _remembered(folder)
     entries = {}
-    for name, path in found.items():
+    for name, path in paths.items():
         if path is None or not path.is_file():
             raise InputError(f"{folder}: no {name} to take a checksum of")
         entries[str(path.relative_to(folder))] = _entry(folder, path, known)
     if any(known.get(name) != entry for name, entry in entries.items()):
         _remember(folder, {**known, **entries})
-    content = "".join(f"{entry['sha256']}\n" for entry in entries.values())
-    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+    corpus, queries, judgements = (str(entry["sha256"]) for entry in entries.values())
+    return DataChecksums(corpus=corpus, queries=queries, judgements=judgements)
+
+
+def data_checksum(folder: Path, split: str) -> str:
+    """One checksum of all three files; see `data_checksums`."""
+    return data_checksums(folder, split).data
 
 
 def _entry(folder: Path, path: Path, known: dict[str, Any]) -> dict[str, Any]:

@@ -61,36 +61,71 @@ def run_queries(
     """
     _check_pair(index, encoder)
     texts = [query.text for query in queries]
-    depth = k + ignore_identical_ids
-    if texts:
-        index.search(_items(texts[:1], encoder), depth)
+    if texts:  # encoder and index are warm before the clock starts
+        index.search(_items(texts[:1], encoder), k)
     started = time.perf_counter()
     items: Any = texts
     if encoder is not None:
         encoded = encoder.encode_queries(texts)
         items = list(track(encoded, "encoding queries", len(texts), progress))
     encode_seconds = time.perf_counter() - started if encoder else 0.0
-
-    search_seconds = 0.0
-
-    def search() -> Iterator[list[Hit]]:
-        nonlocal search_seconds
-        for start in range(0, len(items), batch_size):
-            batch = _stacked(items[start : start + batch_size], encoder)
-            begun = time.perf_counter()
-            found = index.search(batch, depth)
-            search_seconds += time.perf_counter() - begun
-            yield from found
-
-    run: Run = {}
-    ranked = track(search(), "searching", len(queries), progress)
-    for query, hits in zip(queries, ranked, strict=True):
-        if ignore_identical_ids:
-            hits = [hit for hit in hits if hit.document_id != query.id]
-        run[query.id] = hits[:k]
+    run, search_seconds = search_items(
+        index,
+        [query.id for query in queries],
+        items,
+        k,
+        batch_size=batch_size,
+        ignore_identical_ids=ignore_identical_ids,
+        progress=progress,
+    )
     return run, Timings(
         queries=len(queries), encode_seconds=encode_seconds, search_seconds=search_seconds
     )
+
+
+def search_items(
+    index: Index[Any],
+    query_ids: Sequence[str],
+    items: Sequence[Any],
+    k: int,
+    *,
+    batch_size: int = 64,
+    ignore_identical_ids: bool = False,
+    progress: bool = False,
+) -> tuple[Run, float]:
+    """Search for queries that are encoded already.
+
+    Args:
+        index: any index.
+        query_ids: one for each item.
+        items: texts for a lexical index, (D,) vectors, or (tokens, D) token vectors.
+        k: hits a query.
+        batch_size: queries that are searched together.
+        ignore_identical_ids: leave out a document whose id is the query's.
+        progress: show a bar on stderr.
+
+    Returns:
+        The run, and the seconds that the index took.
+    """
+    depth = k + ignore_identical_ids
+    seconds = 0.0
+
+    def search() -> Iterator[list[Hit]]:
+        nonlocal seconds
+        for start in range(0, len(items), batch_size):
+            batch = _stacked(items[start : start + batch_size])
+            begun = time.perf_counter()
+            found = index.search(batch, depth)
+            seconds += time.perf_counter() - begun
+            yield from found
+
+    run: Run = {}
+    ranked = track(search(), "searching", len(items), progress)
+    for query_id, hits in zip(query_ids, ranked, strict=True):
+        if ignore_identical_ids:
+            hits = [hit for hit in hits if hit.document_id != query_id]
+        run[query_id] = hits[:k]
+    return run, seconds
 
 
 def evaluate(
@@ -182,14 +217,13 @@ def _check_pair(index: Index[Any], encoder: Encoder | None) -> None:
 
 
 def _items(texts: Sequence[str], encoder: Encoder | None) -> Any:
-    return texts if encoder is None else _stacked(list(encoder.encode_queries(texts)), encoder)
+    return texts if encoder is None else _stacked(list(encoder.encode_queries(texts)))
 
 
-def _stacked(items: Sequence[Any], encoder: Encoder | None) -> Any:
+def _stacked(items: Sequence[Any]) -> Any:
     """Single vectors as (Q, D), which their indexes take; multi-vectors and texts as they are."""
-    if encoder is None or encoder.reference.is_multi_vector:
-        return items
-    return np.stack(items)
+    is_single = len(items) > 0 and isinstance(items[0], np.ndarray) and items[0].ndim == 1
+    return np.stack(items) if is_single else items
 
 
 def _system_name(index: Index[Any], encoder: Encoder | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from retrieval.config import from_mapping, to_mapping
 from retrieval.errors import ConfigError
+from retrieval.evaluation.manifest import Manifest
 from retrieval.evaluation.settings import EvaluationSettings
 from retrieval.files import read_json, write_json
 from retrieval.records import ModelReference
@@ -19,6 +20,7 @@ _PACKAGES = (
     "modernbert-retrieval",
     "bm25s",
     "faiss-cpu",
+    "model2vec",
     "numpy",
     "pylate",
     "pytrec_eval-terrier",
@@ -94,12 +96,19 @@ class Result:
     """Of the installed libraries."""
     per_query: dict[str, dict[str, float]]
     """Values by query id, then by metric."""
+    manifest: Manifest | None = None
+    """What made the result, enough to repeat it; None in results of `evaluate`, which is given an
+    index and does not know what it was made from, and in files of before."""
 
     def to_json(self, path: Path) -> None:
         """Write everything as JSON, atomically; an older file is replaced."""
+        write_json(path, self.to_mapping())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The plain dictionary that `to_json` writes."""
         mapping = to_mapping(self)
         mapping["model"] = self.model._asdict() if self.model else None
-        write_json(path, mapping)
+        return mapping
 
     @classmethod
     def from_json(cls, path: Path) -> Result:
