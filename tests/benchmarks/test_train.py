@@ -40,6 +40,12 @@ def quality_module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("train_quality")
 
 
+@pytest.fixture
+def ratio_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("train_ratio")
+
+
 def test_unpadded_steps_lose_what_padded_ones_lose(tmp_path: Path) -> None:
     report_path = tmp_path / "train.json"
     options = ["--peer", "st", "--shape", "tiny", "--pairs", "4", "--dtype", "float32"]
@@ -69,6 +75,46 @@ def test_unpadded_steps_lose_what_padded_ones_lose(tmp_path: Path) -> None:
         seconds = np.median(theirs["step_seconds"]) / np.median(ours["step_seconds"])
         name = f"{result['kind']}_step_vs_st_same_dtype"
         assert float(printed[name]) == pytest.approx(seconds, abs=1e-3)
+
+
+def test_bfloat16_is_held_against_float32(tmp_path: Path) -> None:
+    report_path = tmp_path / "train.json"
+    options = ["--kind", "colbert", "--peer", "st", "--shape", "tiny", "--pairs", "2"]
+    ran = run(*options, "--dtype", "bfloat16", "--json", str(report_path))
+    assert ran.returncode == 0, ran.stderr
+    [result] = json.loads(report_path.read_text())["results"]
+    for row in result["rows"]:
+        difference = np.abs(np.divide(row["losses"], result["float32_losses"]) - 1).max()
+        assert 1e-5 < difference < 0.2  # rounded, and from the same pairs and weights
+
+
+def compared(*, dtype: str, ours: list[float], exact: list[float] | None) -> dict[str, Any]:
+    """A peer of 3 s a step beside ours of 2 s; the peer loses 4 % more than float32's 1.0."""
+    peer = [1.0, 1.04]
+    difference = max(abs(own - other) / other for own, other in zip(ours, peer))
+    rows = [
+        {"system": "ours", "step_seconds": [2.0, 4.0], "losses": ours, "loss_difference": 0.0},
+        {"system": "st", "step_seconds": [3.0, 8.0], "losses": peer, "loss_difference": difference},
+    ]
+    return {"dtype": dtype, "rows": rows, **({"float32_losses": exact} if exact else {})}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ours", "exact", "is_compared"),
+    [
+        ("float32", [1.0, 1.04005], None, True),
+        ("float32", [1.0, 1.041], None, False),
+        ("bfloat16", [1.0, 0.97], [1.0, 1.0], True),  # the peer is 4 % off, ours 7 % from it
+        ("bfloat16", [1.0, 0.95], [1.0, 1.0], False),
+        ("bfloat16", [1.0, 1.041], None, False),  # nothing to judge by
+    ],
+)
+def test_a_ratio_is_for_equal_losses(
+    ratio_module: Any, dtype: str, ours: list[float], exact: list[float] | None, is_compared: bool
+) -> None:
+    result = compared(dtype=dtype, ours=ours, exact=exact)
+    expected = (5.5 / 3.0, [1.5, 2.0]) if is_compared else None
+    assert ratio_module.rate_over(result, "st") == expected
 
 
 def test_a_peer_that_is_not_installed_is_refused_with_the_command(tmp_path: Path) -> None:
