@@ -19,6 +19,10 @@ class ConfigError(RetrievalError):
     """A recipe or option with an unknown key, a wrong type or a value out of range."""
 
 
+class DownloadError(RetrievalError):
+    """Data that can't be fetched or are not what they should be; the message says what to do."""
+
+
 class LeakError(RetrievalError):
     """Training data that holds what a model is measured on; the message names some of it."""
 
