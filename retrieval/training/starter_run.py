@@ -19,6 +19,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertModel
 
+from retrieval.backbone.precision import uses_bfloat16
 from retrieval.config import to_mapping
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
@@ -140,7 +141,8 @@ def train_starter(
     report({name: len(source) for name, source in sources.items()})
     bert: Any = BertModel.from_pretrained(teacher, add_pooling_layer=False)
     bert.eval()
-    states = teacher_of(_in_bfloat16(bert), pad_id=0)
+    is_bf16 = uses_bfloat16(recipe.following.precision, "cpu")
+    states = teacher_of(_in_bfloat16(bert) if is_bf16 else bert, pad_id=0)
     shared = _empty(recipe, bert.config, tokenizer)
     kept = _Stretches(stretches, recipe, files)
     done = kept.restore(shared)
