@@ -23,11 +23,14 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard native/*)
 demo: $(READY)
 	$(BIN)/retrieval demo --output demo --overwrite
 
+# A process for each core, with one thread for its products: two that share cores wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # PyLate pins sentence-transformers 5.3.0, so it has an environment of its own; without its
 # dependencies, because fast-plaid would pull in another torch.
