@@ -120,7 +120,10 @@ def _print_tables(comparison: Comparison, moved: Mapping[str, Sequence[MovedQuer
             console.print(Text(f"\n{_moved_heading(comparison, system)}\n"), soft_wrap=True)
         for query in queries:
             console.print(Text(comparison_table.moved_query_heading(query), "bold"), soft_wrap=True)
-            console.print(comparison_table.moved_query_table(query, comparison.baseline, system))
+            if query.baseline_ranking or query.ranking:
+                console.print(
+                    comparison_table.moved_query_table(query, comparison.baseline, system)
+                )
 
 
 def _moved_heading(comparison: Comparison, system: str) -> str:

@@ -88,11 +88,17 @@ def moved_query_table(query: MovedQuery, baseline: str, system: str) -> Table:
 
 
 def moved_query_markdown(query: MovedQuery, baseline: str, system: str) -> str:
-    """The table of `moved_query_table` as GitHub-flavoured Markdown, under a bold heading."""
+    """The table of `moved_query_table` as GitHub-flavoured Markdown, under a bold heading.
+
+    Only the heading where there are no rankings.
+    """
+    heading = f"**{moved_query_heading(query)}**\n"
+    if not (query.baseline_ranking or query.ranking):
+        return heading
     header = _moved_header(query, baseline, system)
     rule = ["---" if name in (baseline, system) else "---:" for name in header]
     rows = [[_emphasised(cell) for cell in row] for row in _moved_rows(query)]
-    return f"**{moved_query_heading(query)}**\n\n{_markdown([header, rule, *rows])}"
+    return f"{heading}\n{_markdown([header, rule, *rows])}"
 
 
 def moved_query_heading(query: MovedQuery) -> str:

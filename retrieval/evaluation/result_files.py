@@ -1,4 +1,4 @@
-"""Results as `retrieval eval --output` leaves them in folders, gathered by system."""
+"""Results in files and folders, as `retrieval eval --output` leaves them, gathered by system."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.errors import ConfigError, InputError
+from retrieval.evaluation.report_sources import find_sources
 from retrieval.evaluation.result import Result
+from retrieval.evaluation.score_distributions import RUN_FILE
 
 _RESULT = "result.json"
-_RUN = "run.trec"
 
 
 class DataSet(NamedTuple):
@@ -38,17 +39,18 @@ class MeasuredSystem:
 def read_systems(paths: Sequence[Path], baseline: str | None = None) -> list[MeasuredSystem]:
     """Read the systems of result files, or of folders that hold results at any depth.
 
-    Results of one path that bear the same system's name are one system. Where that name comes in
-    several paths, it is a system for each, with the path behind its name.
+    Results of one path with the same name are one system; two of them on the same data set are
+    two, called by what differs in their paths. A name that comes in several paths is a system for
+    each, with the path behind its name.
 
     Args:
         paths: files and folders.
         baseline: the name of the system that comes first; by default as the paths have them.
 
     Raises:
-        InputError: nothing is at a path, it holds no result, or two of one system on one data set.
-        ConfigError: a path is given twice, a file does not hold a result, or no system is called
-            as the baseline.
+        InputError: nothing is at a path, or it holds no result.
+        ConfigError: a path is given twice, a result can't be read, or no system is called as the
+            baseline.
         RetrievalError: a file is not JSON.
     """
     for at, path in enumerate(paths):
@@ -69,38 +71,16 @@ def read_systems(paths: Sequence[Path], baseline: str | None = None) -> list[Mea
 
 
 def _read_path(path: Path) -> list[MeasuredSystem]:
+    sources = find_sources([path])
+    if not sources.results:
+        raise InputError(f"{path}: no result here (`retrieval eval --output` writes result.json)")
     systems: dict[str, MeasuredSystem] = {}
-    files: dict[tuple[str, DataSet], Path] = {}
-    for file in _result_files(path):
-        result = Result.from_json(file)
+    for file, result in zip(sources.result_paths, sources.results):
         data_set = DataSet(result.collection, result.split)
-        other = files.setdefault((result.system, data_set), file)
-        if other != file:
-            raise InputError(
-                f"{path}: two results of {result.system} on {data_set}, {other} and {file}: give "
-                "the path of each"
-            )
         empty = MeasuredSystem(name=result.system, results={}, runs={})
         system = systems.setdefault(result.system, empty)
         system.results[data_set] = result
-        run = _run_file(file)
+        run = file.with_name(RUN_FILE) if file.name == _RESULT else file.with_suffix(".trec")
         if run.exists():
             system.runs[data_set] = run
     return list(systems.values())
-
-
-def _result_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    files = sorted(path.rglob(_RESULT))
-    if not files:
-        raise InputError(
-            f"{path}: no {_RESULT} in this folder or below (`retrieval eval --output` writes it)"
-        )
-    return files
-
-
-def _run_file(result: Path) -> Path:
-    return result.with_name(_RUN) if result.name == _RESULT else result.with_suffix(".trec")

@@ -156,7 +156,7 @@ def test_warnings_go_to_stderr_and_into_the_notes(run: Run, systems: list[Path])
     [
         (["BM25"], 2, "a baseline and at least one other system"),
         (["BM25", "absent"], 1, "absent: no such file or folder"),
-        (["BM25", "empty"], 1, "no result.json in this folder or below"),
+        (["BM25", "empty"], 1, "empty: nothing to report"),
         (["BM25", "BM25"], 2, "BM25: given twice"),
         (["BM25", "dense", "--metric", "nDCG@10"], 2, "nDCG@10; shared: MRR@10, recall@5"),
         (["BM25", "dense", "--metric", "F1@3"], 2, "unknown metrics: 'F1@3'"),
@@ -195,15 +195,22 @@ def test_an_unknown_correction_is_bad_usage(run: Run, systems: list[Path]) -> No
     assert "fdr" in failed.err
 
 
-def test_a_system_without_its_run_is_compared_without_its_rankings(
+def test_systems_without_their_runs_are_compared_without_rankings(
     run: Run, systems: list[Path]
 ) -> None:
-    for name in ("one", "two"):
-        (systems[0] / name / "run.trec").unlink()
+    for path in systems[0].rglob("run.trec"):
+        path.unlink()
     shown = run("compare", *systems, *FEW)
     assert shown.code == 0
     assert "one: BM25 kept no run, so its rankings are not shown" in shown.err
     assert "one q3: 0.100 -> 1.000 (+0.900)" in shown.out
+    assert "rank" in shown.out.split("one q3")[1]
+    for path in systems[1].rglob("run.trec"):
+        path.unlink()
+    for format in ([], ["--markdown"]):
+        shown = run("compare", *systems, *FEW, *format)
+        assert "one q3: 0.100 -> 1.000 (+0.900)" in shown.out
+        assert "rank" not in shown.out.split("one q3")[1]
 
 
 def test_results_of_the_eval_command_are_compared(run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from retrieval.errors import ConfigError, InputError, RetrievalError
 from retrieval.evaluation import read_systems
 from retrieval.evaluation.result_files import DataSet
+from retrieval.training.run_folder import LOG
 from tests.evaluation.measured import write_collection, write_result
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
@@ -73,30 +74,42 @@ def test_a_name_that_comes_in_two_paths_is_two_systems(tmp_path: Path) -> None:
     assert names == [f"BM25 ({paths[0]})", f"BM25 ({paths[1]})", "dense"]
 
 
-def test_two_results_of_a_system_on_one_data_set_are_an_error(tmp_path: Path) -> None:
+def test_two_results_of_one_name_in_a_folder_are_called_by_their_paths(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "one")
     for name in ("first", "second"):
         write_result(tmp_path / "a" / name, collection, RANKS, "BM25")
-    with pytest.raises(InputError, match=r"two results of BM25 on one, .*first.*second.*path of e"):
-        read_systems([tmp_path / "a"])
+    first, second = read_systems([tmp_path / "a"])
+    assert (first.name, second.name) == ("BM25 (first)", "BM25 (second)")
+    assert first.runs[DataSet("one", "test")] == tmp_path / "a" / "first" / "run.trec"
 
 
 def test_paths_without_a_result_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="absent: no such file or folder"):
         read_systems([tmp_path / "absent"])
-    with pytest.raises(
-        InputError, match=r"no result\.json in this folder or below \(`retrieval ev"
-    ):
+    with pytest.raises(InputError, match=r"empty: nothing to report; expected result\.json files"):
         read_systems([tmp_path / "empty"])
     with pytest.raises(ConfigError, match="empty: given twice"):
         read_systems([tmp_path / "empty", tmp_path / "absent" / ".." / "empty"])
 
 
+def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOG).write_text('{"step": 1}\n', "utf-8")
+    with pytest.raises(InputError, match=r"run: no result here \(`retrieval eval --output` writes"):
+        read_systems([tmp_path / "run"])
+
+
 def test_a_file_that_is_no_result_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text('{"system": "BM25"}', "utf-8")
-    with pytest.raises(ConfigError, match=r"result\.json"):
-        read_systems([tmp_path])
-    (tmp_path / "result.json").write_text('{"system": "BM', "utf-8")
+    write_result(tmp_path, write_collection(tmp_path / "one"), RANKS, "BM25")
+    path = tmp_path / "result.json"
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace('"created"', '"creator"'), "utf-8")
+    with pytest.raises(ConfigError, match=r"result\.json: unknown key 'creator'"):
+        read_systems([path])
+    path.write_text('{"system": "BM25"}', "utf-8")
+    with pytest.raises(InputError, match=r"result\.json: not a result"):
+        read_systems([path])
+    path.write_text(whole[:-9], "utf-8")
     with pytest.raises(RetrievalError, match=r"result\.json: not JSON"):
         read_systems([tmp_path])
