@@ -28,7 +28,8 @@ from retrieval.records import Document, Query
 
 DOCUMENT_STORE = StoreSettings()
 """How vectors of documents are kept; the same as `build_index` keeps them on its way."""
-_QUERY_STORE = StoreSettings(dtype="float32")
+QUERY_STORE = StoreSettings(dtype="float32")
+"""How vectors of queries are kept; what is searched is what the encoder gave."""
 _VECTORS = "vectors"
 _INDEX = "index"
 _RUN = "run.trec"
@@ -121,7 +122,7 @@ class CollectionStages:
                 folder / _VECTORS,
                 map(_as_document, self.collection.queries),
                 _QueriesAsDocuments(encoder),
-                _QUERY_STORE,
+                QUERY_STORE,
                 progress=self.progress,
             )
 

@@ -38,11 +38,10 @@ def _fused(stages: CollectionStages, system: FusionSystem, settings: SearchSetti
 
     def make(folder: Path, *needed: Stage) -> dict[str, Any]:
         started = time.perf_counter()
-        runs = [stages.read_run(each) for each in needed]
-        query_ids = dict.fromkeys(query_id for run in runs for query_id in run)
+        runs = [_with_every_query(stages, stages.read_run(each)) for each in needed]
         run = {
-            each: fuse([run.get(each, []) for run in runs], system.fusion)[: settings.k]
-            for each in query_ids
+            query_id: fuse(rankings, system.fusion)[: settings.k]
+            for query_id, *rankings in zip(runs[0], *(each.values() for each in runs))
         }
         seconds = time.perf_counter() - started
         stages.keep_run(folder, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -35,6 +36,21 @@ def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n".join(LINES), "utf-8")
     return path
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """A BEIR folder of three documents and two judged queries."""
+    folder = tmp_path / "capitals"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("\n".join(LINES), "utf-8")
+    queries = [("q1", "capital of France"), ("q2", "flour and salt")]
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": each, "text": text}) + "\n" for each, text in queries), "utf-8"
+    )
+    judged = "query-id\tcorpus-id\tscore\nq1\tparis\t1\nq2\tbread\t1\n"
+    (folder / "qrels" / "test.tsv").write_text(judged, "utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

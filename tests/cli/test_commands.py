@@ -23,21 +23,6 @@ from retrieval.evaluation import Result, read_run
 from tests.cli.running import LINES, Run
 
 
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    """A BEIR folder of three documents and two judged queries."""
-    folder = tmp_path / "capitals"
-    (folder / "qrels").mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text("\n".join(LINES), "utf-8")
-    queries = [("q1", "capital of France"), ("q2", "flour and salt")]
-    (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": each, "text": text}) + "\n" for each, text in queries), "utf-8"
-    )
-    judged = "query-id\tcorpus-id\tscore\nq1\tparis\t1\nq2\tbread\t1\n"
-    (folder / "qrels" / "test.tsv").write_text(judged, "utf-8")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("options", "kind", "model"),
     [
