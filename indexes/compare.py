@@ -41,7 +41,7 @@ QUICK_DOCUMENTS, QUICK_QUERIES = 1_000, 50
 def main() -> None:
     """Encode, sweep, write and print."""
     given = _arguments()
-    encoder = load_encoder(given.model)
+    encoder = load_encoder(given.model, dtype=given.dtype)
     model = encoder.reference._replace(name=Path(given.model).name)
     sort = "multi-vector" if model.is_multi_vector else "single-vector"
     recipe_path = given.sweep or HERE / "sweeps" / f"{sort}.toml"
@@ -110,6 +110,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("collection", type=Path, help="a BEIR folder")
     parser.add_argument("--model", required=True, help="a folder, or a starter's name")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8", "auto"], default="auto")
     parser.add_argument("--split", help="by default test, or the only one")
     parser.add_argument("--sweep", type=Path, help="a TOML file of indexes")
     parser.add_argument(

@@ -16,24 +16,26 @@ import numpy as np
 from retrieval.errors import MissingExtraError
 from retrieval.evaluation.index_sweep import IndexSweep, format_ms, front_of
 from retrieval.evaluation.report_sources import TrainingRun
-from retrieval.evaluation.results_matrix import ResultsMatrix
+from retrieval.evaluation.results_matrix import MEAN, ResultsMatrix
 from retrieval.evaluation.score_distributions import ScoreDistribution
 from retrieval.files import atomic_write
 from retrieval.training.watching import BM25, METRIC
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-_INK, _FAINT, _GRID = "#333333", "#666666", "#DDDDDD"
+_INK, _FAINT, _GRID, _PAPER = "#333333", "#666666", "#DDDDDD", "#FFFFFF"
 _STYLE = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS, start=1)},
     _INK: "var(--ink)",
     _FAINT: "var(--faint)",
     _GRID: "var(--grid)",
+    _PAPER: "var(--paper)",
 }
 _MARKERS = "osD^vPX"
 _WIDTH_INCHES = 4.4
 """Narrow enough for a telephone, where a page shows one chart beside nothing."""
-_LONGEST_NAME = 44
+_FONT_POINTS = 9.5
+_LONGEST_NAME = 40
 _BINS = 30
 
 
@@ -69,22 +71,27 @@ class Chart:
         return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"{attributes} \1>", drawing, count=1)
 
     def write_png(self, path: Path) -> None:
-        """Write a PNG on white, replaced in one step."""
+        """Write a PNG on white with the title above, replaced in one step."""
+        self.figure.suptitle(self.title, fontsize=_FONT_POINTS + 1, color=_INK)
         with atomic_write(path) as stream:
             self.figure.savefig(stream, format="png", dpi=180)
+        self.figure.suptitle("")  # a page has it in words
 
 
 def bar_charts(matrix: ResultsMatrix) -> list[Chart]:
-    """For each data set a bar a system, with its 95 % interval; the scale is the same in all."""
+    """A bar a system with its 95 % interval, the mean first, then each data set, on one scale."""
     cells = [cell for row in matrix.rows.values() for cell in row if cell is not None]
     # Room for the figure behind the longest interval.
     end = 1.16 * max(0.1, *(max(cell.value, cell.interval.high) for cell in cells))
-    return [_bar_chart(matrix, at, end) for at in range(len(matrix.columns))]
+    places = sorted(range(len(matrix.columns)), key=lambda at: matrix.columns[at] != MEAN)
+    return [_bar_chart(matrix, at, end) for at in places]
 
 
 def pareto_chart(sweep: IndexSweep, cutoff: int = 10) -> Chart:
     """Recall over latency: a point an index, those that no other one beats joined by a line."""
     figure, panel = _figure(3.9)
+    from matplotlib.ticker import LogLocator
+
     points = [(each.p50_ms, each.recall[str(cutoff)]) for each in sweep.indexes]
     front = sorted(point for point, is_on in zip(points, front_of(sweep, cutoff)) if is_on)
     panel.plot(*zip(*front), color=_FAINT, linewidth=1, zorder=1, label="front")
@@ -94,10 +101,11 @@ def pareto_chart(sweep: IndexSweep, cutoff: int = 10) -> Chart:
     for (name, found), colour, marker in zip(builds.items(), cycle(COLOURS), cycle(_MARKERS)):
         panel.scatter(*zip(*found), color=colour, marker=marker, s=26, label=name, zorder=2)
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.xaxis.set_minor_formatter(lambda value, _: "")
-    panel.set_xlabel("p50 latency of a query, ms", color=_FAINT, fontsize=8)
-    panel.set_ylabel(f"recall@{cutoff} of exact search", color=_FAINT, fontsize=8)
+    panel.set_xlabel("p50 latency of a query, ms", color=_FAINT, fontsize=_FONT_POINTS)
+    panel.set_ylabel(f"recall@{cutoff} of exact search", color=_FAINT, fontsize=_FONT_POINTS)
     _legend(figure, panel)
     named = sorted(zip(points, (each.name for each in sweep.indexes)))
     best = ", ".join(
@@ -134,7 +142,7 @@ def training_charts(runs: Sequence[TrainingRun]) -> list[Chart]:
         for number, level in enumerate(sorted(levels) if key == METRIC else []):
             label = None if number else "BM25"
             panel.axhline(level, color=_FAINT, linestyle="--", linewidth=1, label=label)
-        panel.set_xlabel("step", color=_FAINT, fontsize=8)
+        panel.set_xlabel("step", color=_FAINT, fontsize=_FONT_POINTS)
         _legend(figure, panel)
         charts.append(
             Chart(
@@ -162,7 +170,7 @@ def score_chart(scores: ScoreDistribution) -> Chart:
                 label=f"{label} ({len(values):,})",
             )  # fmt: skip
     panel.set_yticks([])
-    panel.set_xlabel("score", color=_FAINT, fontsize=8)
+    panel.set_xlabel("score", color=_FAINT, fontsize=_FONT_POINTS)
     _legend(figure, panel)
     medians = " and ".join(
         f"{np.median(values):.3g} of {name} hits"
@@ -180,16 +188,18 @@ def score_chart(scores: ScoreDistribution) -> Chart:
 def _bar_chart(matrix: ResultsMatrix, at: int, end: float) -> Chart:
     rows = [(system, row[at]) for system, row in matrix.rows.items()]
     known = [(system, cell) for system, cell in rows if cell is not None]
-    figure, panel = _figure(0.45 + 0.42 * len(known))
+    figure, panel = _figure(0.45 + 0.46 * len(known))
     for place, (system, cell) in enumerate(known):
         colour = COLOURS[list(matrix.rows).index(system) % len(COLOURS)]
         panel.barh(place, cell.value, 0.42, color=colour)
-        panel.plot(cell.interval, (place, place), color=_INK, linewidth=1.4)
+        # The wider line below keeps the interval apart from a bar of any colour.
+        for colour, width in ((_PAPER, 3.2), (_INK, 1.4)):
+            panel.plot(cell.interval, (place, place), color=colour, linewidth=width)
         weight = "bold" if cell.is_best else "normal"
-        panel.text(0, place - 0.28, _short(system), fontsize=8, color=_INK, va="bottom")
+        panel.text(0, place - 0.28, _short(system), fontsize=_FONT_POINTS, color=_INK, va="bottom")
         panel.text(
             max(cell.value, cell.interval.high) + 0.012 * end, place, str(cell),
-            fontsize=8, color=_INK, va="center", fontweight=weight,
+            fontsize=_FONT_POINTS, color=_INK, va="center", fontweight=weight,
         )  # fmt: skip
     panel.set_xlim(0, end)
     panel.set_ylim(len(known) - 0.6, -0.75)
@@ -220,7 +230,9 @@ def _figure(height_inches: float) -> tuple[Any, Any]:
     panel = figure.subplots()
     panel.grid(color=_GRID, linewidth=0.7)
     panel.set_axisbelow(True)
-    panel.tick_params(which="both", length=0, color=_FAINT, labelsize=8, labelcolor=_FAINT)
+    panel.tick_params(
+        which="both", length=0, color=_FAINT, labelsize=_FONT_POINTS, labelcolor=_FAINT
+    )
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.spines["bottom"].set_color(_FAINT)
     return figure, panel
@@ -229,9 +241,13 @@ def _figure(height_inches: float) -> tuple[Any, Any]:
 def _legend(figure: Any, panel: Any) -> None:
     """Below the panel, in as many columns as fit."""
     labels = panel.get_legend_handles_labels()[1]
-    columns = max(1, min(len(labels), int(60 / (6 + max(map(len, labels))))))
+    columns = max(1, min(len(labels), int(58 / (6 + max(map(len, labels))))))
     figure.legend(
-        loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=_INK
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=_FONT_POINTS,
+        labelcolor=_INK,
     )
 
 

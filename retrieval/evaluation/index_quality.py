@@ -169,7 +169,7 @@ def sweep_indexes(
                 seconds=settings.seconds,
             )
             truth = truth or times
-            shown = "".join(f", {key} {value}" for key, value in search.items())
+            shown = "".join(f", {_named(key, value)}" for key, value in search.items())
             run = dict(zip(queries, times.hits))
             swept.append(
                 SweptIndex(
@@ -209,6 +209,11 @@ def recall(found: Sequence[Sequence[Hit]], truth: Sequence[Sequence[Hit]], cutof
         met = wanted & {hit.document_id for hit in hits[:cutoff]}
         shares.append(len(met) / len(wanted) if wanted else 1.0)
     return float(np.mean(shares))
+
+
+def _named(setting: str, value: Any) -> str:
+    """A setting for a table: words speak for themselves, numbers say what they are of."""
+    return value if isinstance(value, str) else f"{setting} {value}"
 
 
 def _timed_build(build: Callable[[], Index[Any]]) -> float:

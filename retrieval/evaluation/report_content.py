@@ -136,18 +136,18 @@ def _score_section(sources: ReportSources, data: Sequence[Path]) -> ReportSectio
 
 def _sweep_section(sweep: IndexSweep, draw: bool) -> ReportSection:
     unit = "token vectors" if sweep.model.is_multi_vector else "vectors"
+    threads = f"{sweep.build_threads} thread{'s' if sweep.build_threads > 1 else ''}"
     facts = (
         f"{sweep.documents:,} documents ({sweep.vectors:,} {unit} of width {sweep.model.width}), "
-        f"{sweep.queries:,} queries, {sweep.k} hits each. Latency of single queries on one thread; "
-        f"builds on {sweep.build_threads}. In bold: what no other index beats in both p50 latency "
-        "and recall@10."
+        f"{sweep.queries:,} queries, {sweep.k} hits each. Latency is that of single queries on one "
+        f"thread; {threads} built the indexes. In bold: what no other index beats in both p50 "
+        "latency and recall@10."
     )
-    drawn = tuple(charts.pareto_chart(sweep, int(cutoff)) for cutoff in sweep.cutoffs)
     return ReportSection(
         title=f"Indexes: {sweep.title}",
         notes=(facts, sweep.about) if sweep.about else (facts,),
         tables=(sweep_table(sweep),),
-        charts=drawn if draw else (),
+        charts=tuple(charts.pareto_chart(sweep, int(cutoff)) for cutoff in sweep.cutoffs if draw),
     )
 
 

@@ -7,13 +7,25 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retrieval.errors import ConfigError, InputError
-from retrieval.evaluation.intervals import Interval, bootstrap_interval
 from retrieval.evaluation.metrics import parse_metrics
 from retrieval.evaluation.report_tables import ABSENT, ReportTable, TableCell
 from retrieval.evaluation.result import Result
+from retrieval.evaluation.significance import SignificanceSettings, bootstrap
 
 MEAN = "mean"
+
+_TRIALS = 2_000
+
+
+class Interval(NamedTuple):
+    """A range that holds a mean with a confidence of 95 %."""
+
+    low: float
+    high: float
 
 
 class Cell(NamedTuple):
@@ -21,7 +33,7 @@ class Cell(NamedTuple):
 
     value: float
     interval: Interval
-    """95 %, over queries."""
+    """How far the value may move with other queries of the same data sets."""
     is_best: bool
     """Of its column, as shown with three digits, where there are several."""
 
@@ -89,21 +101,28 @@ def matrix_table(matrix: ResultsMatrix, *, intervals: bool = True) -> ReportTabl
 
 
 def _row(results: Sequence[Result | None], metric: str) -> list[Cell | None]:
-    samples = [_values(each, metric) if each else [] for each in results]
+    samples = [_values(each, metric) if each else None for each in results]
     cells: list[Cell | None] = [
-        Cell(each.metrics[metric], bootstrap_interval([values]), False) if each else None
+        Cell(each.metrics[metric], _interval([values]), False)
+        if each is not None and values is not None
+        else None
         for each, values in zip(results, samples)
     ]
     if len(cells) > 1:
-        known = [each.value for each in cells if each is not None]
+        measured = [each.value for each in cells if each is not None]
+        known = [each for each in samples if each is not None]
         is_complete = len(known) == len(cells)
-        mean = Cell(fmean(known), bootstrap_interval(samples), False) if is_complete else None
-        cells.append(mean)
+        cells.append(Cell(fmean(measured), _interval(known), False) if is_complete else None)
     return cells
 
 
-def _values(result: Result, metric: str) -> list[float]:
-    return [each[metric] for each in result.per_query.values()]
+def _values(result: Result, metric: str) -> NDArray[np.float64]:
+    return np.array([each[metric] for each in result.per_query.values()])
+
+
+def _interval(samples: Sequence[NDArray[np.float64]]) -> Interval:
+    drawn = bootstrap(samples, SignificanceSettings(trials=_TRIALS))
+    return Interval(drawn.low, drawn.high)
 
 
 def _with_best(rows: dict[str, list[Cell | None]]) -> dict[str, tuple[Cell | None, ...]]:
