@@ -10,8 +10,9 @@
 
 All systems run in this process, one after the other in every round. Sentence Transformers gets the
 batch size that is best for it, found first. A ratio is printed only where the vectors agree. The
-rate of matrix products is measured in the same rounds with the bfloat16 products of the model's own
-layers. int8 is ours alone; it is compared with the peer's bfloat16.
+rate of matrix products is measured in the same rounds with the products of the model's own layers,
+in bfloat16, or in float32 with --skip bfloat16. int8 is ours alone; it is compared with the peer's
+fastest format.
 Without options: the six headline figures, some 20 minutes on two processor cores.
 """
 
@@ -133,8 +134,10 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         2 * shape.linear_weights * lengths.sum() + shape.attention_operations(lengths)
     )
     rates, vectors = [], {}
+    products = torch.float32 if "bfloat16" in arguments.skip else torch.bfloat16
+    options = {"threads": arguments.threads, "device": arguments.device, "dtype": products}
     for _ in range(arguments.repeats):
-        rates.append(product_rate(shape, threads=arguments.threads, device=arguments.device))
+        rates.append(product_rate(shape, **options))
         for system in systems:
             vectors[system.name] = _timed(system, texts)
     reference = vectors[systems[0].name]
@@ -163,7 +166,8 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "longest": int(lengths.max()),
         "mean": float(lengths.mean()),
         "st_padding": padding(texts, lengths, peers[-1].batch_size or 1),
-        "bf16_gflops": median(rates) / 1e9,
+        "products": str(products).removeprefix("torch."),
+        "product_gflops": median(rates) / 1e9,
         "rows": rows,
     }
 
@@ -266,7 +270,8 @@ def _print(result: dict[str, Any]) -> None:
     print(
         f"\n{result['workload']}: {result['texts']} texts, {result['tokens']:,} tokens (mean "
         f"{result['mean']:.0f}, longest {result['longest']}); Sentence Transformers pads by "
-        f"{result['st_padding']:.2f}; bf16 products {result['bf16_gflops']:,.0f} GFLOP/s"
+        f"{result['st_padding']:.2f}; {result['products']} products "
+        f"{result['product_gflops']:,.0f} GFLOP/s"
     )
     peer = _peer(result)
     print(

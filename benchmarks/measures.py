@@ -39,8 +39,8 @@ def _resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
-def product_rate(shape: Shape, *, threads: int, device: str) -> float:
-    """Operations a second of the layers' bfloat16 products alone, as torch does them best.
+def product_rate(shape: Shape, *, threads: int, device: str, dtype: torch.dtype) -> float:
+    """Operations a second of the layers' products alone in `dtype`, as torch does them best.
 
     With several threads each multiplies matrices of its own, so that nobody waits at a barrier.
     """
@@ -54,8 +54,8 @@ def product_rate(shape: Shape, *, threads: int, device: str) -> float:
     products = []
     with torch.inference_mode():
         for width, out in sizes:
-            x = torch.randn(rows, width, dtype=torch.bfloat16, device=device)
-            weight = torch.randn(out, width, dtype=torch.bfloat16, device=device)
+            x = torch.randn(rows, width, dtype=dtype, device=device)
+            weight = torch.randn(out, width, dtype=dtype, device=device)
             products.append((x, weight))
     operations = 2 * rows * sum(width * out for width, out in sizes)
     repeats = max(1, int(2e10 * (500 if device == "cuda" else 1) / operations))

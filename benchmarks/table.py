@@ -28,9 +28,7 @@ def _print_encoding() -> None:
     reports = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("encode-*.json"))]
     for kernels, threads in sorted({(_kernels(each), each["threads"]) for each in reports}):
         print(f"Kernels `{kernels}`, threads {threads}; the peer with its best batch size:\n")
-        print(
-            "| workload | padding, batch | system | tokens/s | x ST bf16 | of bf16 rate | cosine |"
-        )
+        print("| workload | padding, batch | system | tokens/s | x ST | of product rate | cosine |")
         print("|---|---|---|---:|---:|---:|---:|")
         for report in reports:
             if (_kernels(report), report["threads"]) == (kernels, threads):
