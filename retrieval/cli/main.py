@@ -10,6 +10,7 @@ import typer
 
 import retrieval
 from retrieval.cli.compare import compare
+from retrieval.cli.data import data
 from retrieval.cli.demo import demo
 from retrieval.cli.encode import encode
 from retrieval.cli.eval import evaluate
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("encode")(encode)
 app.command("index")(index)
 app.command("search")(search)
+app.command("data")(data)
 app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("compare")(compare)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from retrieval.corpus import find_jsonl
 from retrieval.errors import InputError, RetrievalError
+from retrieval.evaluation.data_folders import is_read_only
 from retrieval.files import read_json, sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ def _remembered(folder: Path) -> dict[str, Any]:
 
 
 def _remember(folder: Path, entries: dict[str, Any]) -> None:
-    # The mode, not os.access: what an owner marked read-only, root leaves alone too.
-    if not folder.stat().st_mode & stat.S_IWUSR:
+    if is_read_only(folder):
         return
     try:
         write_json(folder / SIDE_FILE, entries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,11 @@ def exclusive(target: Path) -> Iterator[None]:
             logger.warning("%s: another process is making it; waiting", target)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether the owner of a folder may not write: its mode, which holds for root too."""
+    return not folder.stat().st_mode & stat.S_IWUSR
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -44,8 +44,8 @@ class DataSet:
         checksum: of the data, "sha256:..." as `data_checksum` computes it. None trusts what was
             there first.
         split: the judgements' split.
-        documents, queries, judgements: how many there are; None is not checked. Queries are
-            those that are judged, judgements those of the split, zeros included.
+        documents, queries, relevant: how many there are; None is not checked. Queries are those
+            that are judged in the split, relevant its judgements of 1 or more.
         licence: as its source states it.
         title: "join" puts a document's title and a space before its text, "drop" leaves it out.
         metric: the main one, such as nDCG@10.
@@ -67,7 +67,7 @@ class DataSet:
     split: str = "test"
     documents: int | None = None
     queries: int | None = None
-    judgements: int | None = None
+    relevant: int | None = None
     licence: str | None = None
     title: TitleHandling = "join"
     metric: str = "nDCG@10"
@@ -87,7 +87,7 @@ class DataSet:
             )
         self._check_source()
         parse_metrics([self.metric])
-        for key in ("documents", "queries", "judgements", "query_length", "document_length"):
+        for key in ("documents", "queries", "relevant", "query_length", "document_length"):
             count = getattr(self, key)
             if count is not None and count < 1:
                 raise ConfigError(f"{key} is {count}, expected 1 or more")
@@ -191,7 +191,11 @@ class Suite:
 
 
 def read_suite(path: Path) -> Suite:
-    """Read a suite; a table `[defaults]` holds what every data set has that doesn't say otherwise.
+    """Read a suite.
+
+    Beside `name`, `about` and the tables `[[data]]` it may have a table `[defaults]`, with what
+    every data set has that doesn't say otherwise, and may take data sets from another suite:
+    `base` is that one's file, beside this one, and `only` the names or groups to take.
 
     Raises:
         ConfigError: no such file, bad TOML, an unknown key (the nearest known one is named), or a
@@ -199,15 +203,19 @@ def read_suite(path: Path) -> Suite:
     """
     mapping = read_recipe(path)
     defaults, tables = mapping.pop("defaults", {}), mapping.pop("data", [])
+    base, only = mapping.pop("base", None), mapping.pop("only", [])
     if not isinstance(defaults, dict):
         raise ConfigError(f"{path}: expected a table [defaults], got {type(defaults).__name__}")
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         raise ConfigError(f"{path}: expected data sets as tables [[data]]")
+    if not isinstance(base, str | None) or not isinstance(only, list) or (only and not base):
+        raise ConfigError(f"{path}: expected a file as base, and names in it as only")
+    taken = read_suite(path.parent / base).choose(only).data if base else ()
     data = tuple(
         _build(DataSet, {**defaults, **table}, f"{path}: data set {table.get('name', number)}")
         for number, table in enumerate(tables, start=1)
     )
-    return _build(Suite, {**mapping, "data": data}, str(path))
+    return _build(Suite, {**mapping, "data": (*taken, *data)}, str(path))
 
 
 def _build(kind: type[T], mapping: Mapping[str, Any], source: str) -> T:

@@ -135,3 +135,55 @@ def test_a_group_counts_as_one_in_the_mean() -> None:
 def test_a_name_is_a_data_set_s_or_a_group_s() -> None:
     with pytest.raises(ConfigError, match="of a data set and of a group: b"):
         Suite(name="s", data=(data_set("b"), data_set("c", group="b")))
+
+
+def test_a_suite_takes_data_sets_from_another(tmp_path: Path) -> None:
+    write(tmp_path, SUITE)
+    other = tmp_path / "other.toml"
+    own = '[[data]]\nname = "x"\nsource = "folder:x"\n'
+    other.write_text(f'name = "o"\nbase = "suite.toml"\nonly = ["scifact"]\n{own}')
+    scifact, x = read_suite(other).data
+    assert scifact == read_suite(tmp_path / "suite.toml").data[0]
+    assert x.name == "x"
+    other.write_text('name = "o"\nbase = "suite.toml"\nonly = ["nothing"]')
+    with pytest.raises(ConfigError, match="small has no data set 'nothing'"):
+        read_suite(other)
+    other.write_text(f'name = "o"\nonly = ["scifact"]\n{own}')
+    with pytest.raises(ConfigError, match="expected a file as base"):
+        read_suite(other)
+
+
+SUITES = sorted((Path(__file__).parents[2] / "eval" / "suites").glob("*.toml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("beir", 19),
+        ("beir-15", 15),
+        ("beir-14", 14),
+        ("beir-13", 13),
+        ("nanobeir", 13),
+        ("modernbert-paper", 4),
+        ("longembed", 6),
+        ("code-search-net", 6),
+        ("coir", 10),
+    ],
+)
+def test_a_shipped_suite_has_as_many_data_sets_as_its_name_says(name: str, counted: int) -> None:
+    path = next(each for each in SUITES if each.stem == name)
+    assert len({each.group or each.name for each in read_suite(path).data}) == counted
+
+
+def test_shipped_suites_say_where_data_come_from_and_agree() -> None:
+    assert len(SUITES) == 14
+    known: dict[str, DataSet] = {}
+    for path in SUITES:
+        suite = read_suite(path)
+        assert suite.name == path.stem
+        assert suite.about
+        for each in suite.data:
+            assert known.setdefault(each.name, each) == each, "one folder for two data sets"
+            assert each.kind != "beir" or each.archive_checksum
+            assert each.kind != "folder" or each.obtain
+            assert each.kind in ("packages", "folder") or each.documents
