@@ -22,7 +22,8 @@ def fingerprint(weights: Mapping[str, Tensor], tokenizer: Any, settings: Mapping
 
     Args:
         weights: a state dict.
-        tokenizer: a Hugging Face tokenizer; its vocabulary counts, and its ids for a probe text.
+        tokenizer: of transformers, or of tokenizers, as static models have it; its vocabulary
+            counts, and its ids for a probe text.
         settings: JSON values: lengths, prefixes, pooling and the like.
     """
     digest = hashlib.sha256()
@@ -32,9 +33,16 @@ def fingerprint(weights: Mapping[str, Tensor], tokenizer: Any, settings: Mapping
     for each in sorted(tensors):
         digest.update(each)
     vocabulary = sorted(tokenizer.get_vocab().items())
-    probe = tokenizer(_PROBE, truncation=False, padding=False, verbose=False)["input_ids"]
+    probe = _probe(tokenizer)
     digest.update(json.dumps([vocabulary, probe, settings], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _probe(tokenizer: Any) -> Any:
+    if callable(tokenizer):
+        return tokenizer(_PROBE, truncation=False, padding=False, verbose=False)["input_ids"]
+    # A static model's limit is the tokenizer's own, not one of the model's settings.
+    return [tokenizer.encode(_PROBE, add_special_tokens=False).ids, tokenizer.truncation]
 
 
 def _tensor_digest(tensor: Tensor) -> bytes:

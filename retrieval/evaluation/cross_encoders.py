@@ -93,7 +93,8 @@ def _facts(model: Any, settings: ModelSettings) -> ModelFacts:
     # A fingerprint passes over poolers, which encoders do not use; a BERT that judges pairs does.
     weights = {name.replace(".pooler.", "."): each for name, each in model.state_dict().items()}
     activation = type(getattr(model, "activation_fn", None)).__name__
-    described = {"kind": "cross-encoder", "activation": activation, "length": model.max_length}
+    length = getattr(model, "max_seq_length", None) or model.max_length  # its name before 6.0
+    described = {"kind": "cross-encoder", "activation": activation, "length": length}
     weight = next(iter(model.parameters()))
     return ModelFacts(
         name=published_name(settings.name),

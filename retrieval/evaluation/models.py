@@ -195,7 +195,9 @@ def _computes_in(model: Any) -> tuple[str, str]:
 def _token_limit(model: Any, name: str) -> int | None:
     if model is None:
         return None
-    first = next(iter(model.children()), None)
-    found = (getattr(each, name, None) for each in (model, first))
-    length = next((each for each in found if each is not None), None)
-    return length if length is not None else getattr(model, "max_seq_length", None)
+    owners = (model, next(iter(model.children()), None))
+    known = (getattr(each, name, None) for each in owners)
+    limit = next((each for each in known if each is not None), None)
+    if limit is None:
+        limit = getattr(model, "max_seq_length", None)
+    return limit if isinstance(limit, int) else None  # a static model's is infinite

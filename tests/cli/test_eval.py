@@ -10,6 +10,7 @@ import pytest
 
 from retrieval.evaluation import Result, read_run
 from retrieval.files import read_json
+from tests.checkpoints import save_cross_encoder
 from tests.cli.running import Run
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
@@ -49,6 +50,14 @@ name = "reranked"
 kind = "rerank"
 first = "BM25"
 model = "MODEL"
+
+[[system]]
+name = "crossed"
+kind = "rerank"
+first = "fused"
+by = "cross-encoder"
+model = "JUDGE"
+depth = 2
 """
 
 
@@ -62,10 +71,11 @@ def suite(tmp_path: Path, collection: Path) -> Path:
 
 
 @pytest.fixture
-def systems(tmp_path: Path, colbert: Path) -> Path:
-    """BM25, a multi-vector model, their fusion, and BM25 reranked."""
+def systems(tmp_path: Path, colbert: Path, tiny_backbone: Path) -> Path:
+    """BM25, a multi-vector model, their fusion, and BM25 and the fusion reranked."""
+    judge = save_cross_encoder(tmp_path / "judge", tiny_backbone)
     path = tmp_path / "systems.toml"
-    path.write_text(SYSTEMS.replace("MODEL", str(colbert)))
+    path.write_text(SYSTEMS.replace("MODEL", str(colbert)).replace("JUDGE", str(judge)))
     return path
 
 
@@ -114,7 +124,7 @@ def test_systems_of_a_file_share_one_encoding(
                "--cache", cache)  # fmt: skip
     assert done.code == 0, done.err
     assert [line.split()[1] for line in done.out.splitlines()] == [
-        "BM25", "late", "fused", "reranked",
+        "BM25", "late", "fused", "reranked", "crossed",
     ]  # fmt: skip
     assert len(list((cache / "embeddings").iterdir())) == 1
     assert len(list((cache / "queries").iterdir())) == 1
@@ -123,7 +133,7 @@ def test_systems_of_a_file_share_one_encoding(
     more = run("eval", collection, "--systems", systems, "--output", tmp_path / "more",
                "--cache", cache)  # fmt: skip
     assert "encoding" not in more.err
-    for name in ("late", "fused", "reranked"):
+    for name in ("late", "fused", "reranked", "crossed"):
         first, second = (tmp_path / each / "capitals" / name for each in ("kept", "more"))
         assert (first / "run.trec").read_bytes() == (second / "run.trec").read_bytes()
 

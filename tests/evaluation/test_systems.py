@@ -157,3 +157,11 @@ def test_a_published_system_names_folders_below_the_working_folder_only(
     assert isinstance(system, VectorSystem)
     assert system.model.name == "models/mine"
     assert published(RERANKED) == RERANKED
+
+
+@pytest.mark.parametrize("name", ["starters", "baselines"])
+def test_the_shipped_files_can_be_read(name: str) -> None:
+    path = Path(__file__).parents[2] / "eval" / "systems" / f"{name}.toml"
+    systems = read_systems(path)
+    assert systems[0] == LexicalSystem()
+    assert any(isinstance(each, RerankSystem) for each in systems)
