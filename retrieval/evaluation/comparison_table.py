@@ -13,7 +13,9 @@ from retrieval.evaluation.moved_queries import MovedQuery, RankedDocument
 
 _ABSENT = "-"
 _TEXT_CHARACTERS = 60
+"""Of a document without a title."""
 _DOCUMENT_WIDTH = 34
+"""Columns of a terminal for a document's id and title."""
 
 Cells = list[tuple[str, bool]]
 """The cells of a row, each with whether it stands out."""
@@ -49,12 +51,13 @@ def comparison_markdown(comparison: Comparison, metric: str) -> str:
 def comparison_notes(comparison: Comparison) -> list[str]:
     """What the columns mean, and what the reader has to know, a sentence or two each."""
     settings = comparison.settings
-    tests = len(comparison.contrasts)
-    correction = f"corrected for {tests} comparisons ({settings.correction.capitalize()})"
-    if settings.correction == "none" or tests == 1:
-        correction = (
-            "not corrected for the number of comparisons" if tests > 1 else "one comparison"
-        )
+    count = len(comparison.contrasts)
+    if count == 1:
+        correction = "one comparison"
+    elif settings.correction == "none":
+        correction = "not corrected for the number of comparisons"
+    else:
+        correction = f"corrected for {count} comparisons ({settings.correction.capitalize()})"
     level = f"bold below {1 - settings.confidence:.2g}"
     return [
         f"Differences are from {comparison.baseline}, with {settings.confidence:.0%} bootstrap "
@@ -110,16 +113,7 @@ def moved_query_heading(query: MovedQuery) -> str:
 
 def _header(comparison: Comparison, metric: str) -> list[str]:
     interval = f"{comparison.settings.confidence:.0%} interval"
-    return [
-        "system",
-        metric,
-        "difference",
-        interval,
-        "p rand.",
-        "p boot.",
-        "effect",
-        "W/T/L",
-    ]
+    return ["system", metric, "difference", interval, "p rand.", "p boot.", "effect", "W/T/L"]
 
 
 def _groups(comparison: Comparison, metric: str) -> Iterator[tuple[str, list[Cells]]]:

@@ -217,6 +217,17 @@ def test_equal_systems_are_told_apart_less_often_where_sums_can_be_equal(test: s
     assert 15 <= false_positives(test, make) <= 60
 
 
+def test_the_interval_holds_the_true_difference_in_nineteen_of_twenty_trials() -> None:
+    generator = np.random.default_rng(12)
+    held = 0
+    for trial in range(1000):
+        settings = SignificanceSettings(trials=400, seed=trial)
+        sample = [generator.choice([-0.4, 0, 0, 0.1, 0.8], n) for n in (100, 300)]
+        found = bootstrap(sample, settings)
+        held += found.low <= 0.1 <= found.high
+    assert 930 <= held <= 970
+
+
 def test_a_real_difference_is_found_as_often_as_the_t_test_finds_it() -> None:
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(5)
