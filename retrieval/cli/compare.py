@@ -57,7 +57,7 @@ def compare(
     if as_json and as_markdown:
         raise ConfigError("--json and --markdown exclude each other: choose one")
     settings = evaluation.SignificanceSettings(trials=trials, seed=seed, correction=correction)
-    systems = evaluation.read_systems(results, baseline)
+    systems = evaluation.read_measured_systems(results, baseline)
     comparison = evaluation.compare(systems, metric or (), settings)
     first, *others = systems
     collections = find_collections(data or [], first, comparison.data_sets)

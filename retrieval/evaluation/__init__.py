@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from retrieval.evaluation.metrics import evaluate_run
     from retrieval.evaluation.report import plot_results, results_markdown, results_table
     from retrieval.evaluation.result import Result, Timings
-    from retrieval.evaluation.result_files import MeasuredSystem, read_systems
+    from retrieval.evaluation.result_files import MeasuredSystem, read_measured_systems
     from retrieval.evaluation.runs import Run, read_run, write_run
     from retrieval.evaluation.settings import EvaluationSettings
     from retrieval.evaluation.significance import SignificanceSettings
@@ -34,9 +34,9 @@ _MODULES = {
     "evaluate_run": "metrics",
     "plot_results": "report",
     "read_collection": "collection",
+    "read_measured_systems": "result_files",
     "read_qrels": "collection",
     "read_run": "runs",
-    "read_systems": "result_files",
     "results_markdown": "report",
     "results_table": "report",
     "run_queries": "evaluator",
@@ -59,9 +59,9 @@ __all__ = [
     "evaluate_run",
     "plot_results",
     "read_collection",
+    "read_measured_systems",
     "read_qrels",
     "read_run",
-    "read_systems",
     "results_markdown",
     "results_table",
     "run_queries",

@@ -28,7 +28,7 @@ class DataSet(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSystem:
-    """One system and its results; made by `read_systems`."""
+    """One system and its results; made by `read_measured_systems`."""
 
     name: str
     results: dict[DataSet, Result]
@@ -36,7 +36,9 @@ class MeasuredSystem:
     """TREC runs, of the results that have kept theirs."""
 
 
-def read_systems(paths: Sequence[Path], baseline: str | None = None) -> list[MeasuredSystem]:
+def read_measured_systems(
+    paths: Sequence[Path], baseline: str | None = None
+) -> list[MeasuredSystem]:
     """Read the systems of result files, or of folders that hold results at any depth.
 
     Results of one path with the same name are one system; two of them on the same data set are

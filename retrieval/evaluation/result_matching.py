@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from retrieval.config import to_mapping
 from retrieval.errors import ConfigError, InputError
@@ -13,38 +14,43 @@ from retrieval.evaluation.result_files import DataSet, MeasuredSystem
 _HARMLESS_SETTINGS = ("metrics", "search_batch_size", "split")
 """Settings that change no ranking, or that are compared in another way."""
 _LENGTHS = ("query_length", "document_length")
-"""Options of a model that change how much of a text it sees."""
+"""Of a model: how much of a text it sees, in tokens."""
 
 
 def shared_data_sets(systems: Sequence[MeasuredSystem]) -> tuple[list[DataSet], list[str]]:
     """The data sets that all systems were measured on, in the first one's order, and warnings.
 
-    The warnings name data sets that a system lacks, and settings by which two results differ
-    though the system may not: hits a query, lengths, the number of documents.
+    The warnings name data sets that a system lacks, and what differs between two results beside
+    the systems themselves: hits a query, lengths, titles, the corpus.
 
     Raises:
         InputError: no data set is shared, or two results of one are of different queries or
             judgements.
     """
     baseline, *others = systems
-    warnings = []
     every = dict.fromkeys(each for system in systems for each in system.results)
-    for data_set in every:
-        lacking = [system.name for system in systems if data_set not in system.results]
-        if lacking:
-            warnings.append(f"{data_set} is left out: no result of {', '.join(lacking)}")
     shared = [each for each in every if all(each in system.results for system in systems)]
     if not shared:
         measured = "; ".join(
             f"{system.name} on {', '.join(map(str, system.results))}" for system in systems
         )
         raise InputError(f"the systems have no data set in common: {measured}")
+    warnings = [
+        f"{data_set} is left out: no result of "
+        + ", ".join(system.name for system in systems if data_set not in system.results)
+        for data_set in every
+        if data_set not in shared
+    ]
+    differing: dict[str, list[DataSet]] = {}
     for data_set in shared:
         for system in others:
             first, second = baseline.results[data_set], system.results[data_set]
             _check_same_judgements(data_set, (baseline.name, first), (system.name, second))
             for what in _differences(first, second):
-                warnings.append(f"{data_set}: {baseline.name} and {system.name} differ in {what}")
+                problem = f"{baseline.name} and {system.name} differ in {what}"
+                differing.setdefault(problem, []).append(data_set)
+    for problem, data_sets in differing.items():
+        warnings.append(f"{', '.join(map(str, data_sets))}: {problem}")
     return shared, warnings
 
 
@@ -93,15 +99,24 @@ def _check_same_judgements(
 
 def _differences(first: Result, second: Result) -> list[str]:
     """What differs beside the systems themselves, such as "k (100 and 1000)"."""
-    pairs: dict[str, tuple[object, object]] = {}
-    pairs["documents"] = (first.counts.documents, second.counts.documents)
-    ours, theirs = to_mapping(first.settings), to_mapping(second.settings)
-    for key in ours.keys() - set(_HARMLESS_SETTINGS):
-        pairs[key] = ours[key], theirs.get(key)
-    if first.model and second.model:
-        for key in _LENGTHS:
-            a, b = (
-                each.options.get(key, "the model's own") for each in (first.model, second.model)
-            )
-            pairs[key] = a, b
-    return [f"{key} ({a} and {b})" for key, (a, b) in sorted(pairs.items()) if a != b]
+    ours, theirs = _conditions(first), _conditions(second)
+    known = sorted(ours.keys() & theirs.keys())
+    return [f"{key} ({ours[key]} and {theirs[key]})" for key in known if ours[key] != theirs[key]]
+
+
+def _conditions(result: Result) -> dict[str, object]:
+    """By name, what can move the figures of any system; without a manifest less is known."""
+    settings = to_mapping(result.settings)
+    conditions = {key: value for key, value in settings.items() if key not in _HARMLESS_SETTINGS}
+    conditions["documents"] = result.counts.documents
+    encoders: list[Mapping[str, Any]] = [result.model.options] if result.model else []
+    if result.manifest is not None:
+        conditions["title"] = result.manifest.plan.data.title
+        conditions["corpus"] = f"SHA-256 {result.manifest.checksums.corpus[:12]}"
+        # A cross-encoder, which sees query and document at once, has no width.
+        encoders = [vars(each) for each in result.manifest.models if each.width is not None]
+    for key in _LENGTHS:
+        lengths = dict.fromkeys(str(each[key]) for each in encoders if each.get(key) is not None)
+        if lengths:
+            conditions[key] = ", ".join(lengths)
+    return conditions

@@ -9,11 +9,22 @@ import pytest
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, InputError
-from retrieval.evaluation import Comparison, MeasuredSystem, SignificanceSettings, compare
-from retrieval.evaluation.result_files import DataSet, read_systems
+from retrieval.evaluation import (
+    Comparison,
+    EvaluationSettings,
+    MeasuredSystem,
+    SignificanceSettings,
+    compare,
+)
+from retrieval.evaluation.data_checksums import DataChecksums
+from retrieval.evaluation.hardware import this_hardware
+from retrieval.evaluation.manifest import DataChoice, Manifest, Plan
+from retrieval.evaluation.models import ModelFacts
+from retrieval.evaluation.result_files import DataSet, read_measured_systems
 from retrieval.evaluation.significance import bootstrap, effect_size, randomisation_test
+from retrieval.evaluation.systems import LexicalSystem
 from retrieval.records import ModelReference
-from tests.evaluation.measured import write_collection, write_result
+from tests.evaluation.measured import METRICS, write_collection, write_result
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
 
@@ -35,7 +46,7 @@ def systems(tmp_path: Path) -> list[MeasuredSystem]:
     ):
         write_result(tmp_path / name / "large", large, ranks, name)
         write_result(tmp_path / name / "small", small, small_ranks, name)
-    return read_systems([tmp_path / name for name in ("baseline", "better", "same")])
+    return read_measured_systems([tmp_path / name for name in ("baseline", "better", "same")])
 
 
 def mrr(ranks: Sequence[int]) -> NDArray[np.float64]:
@@ -142,7 +153,7 @@ def test_other_judgements_are_an_error_that_names_both_fingerprints(tmp_path: Pa
     changed = "f" * 64
     write_result(tmp_path / "b", collection, BETTER, "b", collection_fingerprint=changed)
     with pytest.raises(InputError) as caught:
-        compare(read_systems([tmp_path / "a", tmp_path / "b"]))
+        compare(read_measured_systems([tmp_path / "a", tmp_path / "b"]))
     message = str(caught.value)
     assert "one: the queries or judgements differ" in message
     assert f"a was measured on {collection.fingerprint[:12]}, b on ffffffffffff" in message
@@ -155,13 +166,13 @@ def test_values_for_other_queries_are_an_error(tmp_path: Path) -> None:
     part = {each: whole.per_query[each] for each in ("q0", "q1")}
     write_result(tmp_path / "b", collection, BETTER, "b", per_query=part)
     with pytest.raises(InputError, match="a has values for 12 queries, b for 2, and they are not"):
-        compare(read_systems([tmp_path / "a", tmp_path / "b"]))
+        compare(read_measured_systems([tmp_path / "a", tmp_path / "b"]))
 
 
 def test_settings_that_differ_are_warned_about(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "one")
     long = ModelReference("m", "f", False, 8, {"document_length": 512})
-    short = ModelReference("n", "g", False, 8, {"width": 8})
+    short = ModelReference("n", "g", False, 8, {"document_length": 256, "width": 8})
     first = write_result(tmp_path / "a", collection, BASELINE, "a", model=long)
     counts = first.counts.__class__(
         documents=99, queries=12, judgements=24, missing_documents=0, missing_queries=0
@@ -170,11 +181,61 @@ def test_settings_that_differ_are_warned_about(tmp_path: Path) -> None:
     write_result(
         tmp_path / "b", collection, BETTER, "b", settings=settings, model=short, counts=counts
     )
-    assert compare(read_systems([tmp_path / "a", tmp_path / "b"])).warnings == (
-        "one: a and b differ in document_length (512 and the model's own)",
+    assert compare(read_measured_systems([tmp_path / "a", tmp_path / "b"])).warnings == (
+        "one: a and b differ in document_length (512 and 256)",
         "one: a and b differ in documents (12 and 99)",
         "one: a and b differ in ignore_identical_ids (False and True)",
         "one: a and b differ in k (100 and 50)",
+    )
+
+
+def test_what_differs_on_several_data_sets_is_said_once(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        collection = write_collection(tmp_path / name)
+        write_result(tmp_path / "a" / name, collection, BASELINE, "a")
+        write_result(tmp_path / "b" / name, collection, BETTER, "b", settings={"k": 50})
+    warnings = compare(read_measured_systems([tmp_path / "a", tmp_path / "b"])).warnings
+    assert warnings == ("one, two: a and b differ in k (100 and 50)",)
+
+
+def test_titles_corpora_and_lengths_are_compared_where_manifests_tell_them(
+    tmp_path: Path,
+) -> None:
+    collection = write_collection(tmp_path / "one")
+    for name, title, corpus, lengths in (
+        ("a", "join", "0" * 64, [(32, 512)]),
+        ("b", "drop", "1" * 64, [(32, 256), (None, None)]),
+    ):
+        manifest = Manifest(
+            plan=Plan(
+                data=DataChoice(name="one", folder="one", split="test", title=title),  # type: ignore[arg-type]
+                system=LexicalSystem(name=name),
+                settings=EvaluationSettings(metrics=METRICS),
+            ),
+            checksums=DataChecksums(corpus=corpus, queries="2" * 64, judgements="3" * 64),
+            models=tuple(
+                ModelFacts(
+                    name="m",
+                    fingerprint="f",
+                    weights="float32",
+                    device="cpu",
+                    is_multi_vector=None if query is None else False,
+                    width=None if query is None else 8,
+                    query_length=query,
+                    document_length=document,
+                )
+                for query, document in lengths
+            ),
+            index_parameters={},
+            vector_dtype="float32",
+            hardware=this_hardware(),
+            stages=(),
+        )
+        write_result(tmp_path / name, collection, BETTER, name, manifest=manifest)
+    assert compare(read_measured_systems([tmp_path / "a", tmp_path / "b"])).warnings == (
+        "one: a and b differ in corpus (SHA-256 000000000000 and SHA-256 111111111111)",
+        "one: a and b differ in document_length (512 and 256)",
+        "one: a and b differ in title (join and drop)",
     )
 
 
@@ -197,7 +258,7 @@ def test_results_without_a_common_metric_are_an_error(tmp_path: Path) -> None:
     write_result(tmp_path / "a", collection, BASELINE, "a")
     write_result(tmp_path / "b", collection, BETTER, "b", metrics={"P@1": 0.5})
     with pytest.raises(ConfigError, match="no metric in common: evaluate again"):
-        compare(read_systems([tmp_path / "a", tmp_path / "b"]))
+        compare(read_measured_systems([tmp_path / "a", tmp_path / "b"]))
 
 
 def test_a_baseline_alone_is_an_error(systems: list[MeasuredSystem]) -> None:

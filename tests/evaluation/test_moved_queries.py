@@ -8,7 +8,7 @@ import pytest
 from retrieval.errors import InputError
 from retrieval.evaluation import Collection, MeasuredSystem, read_collection
 from retrieval.evaluation.moved_queries import find_collections, moved_queries
-from retrieval.evaluation.result_files import DataSet, read_systems
+from retrieval.evaluation.result_files import DataSet, read_measured_systems
 from tests.evaluation.measured import write_collection, write_result
 
 pytest.importorskip("pytrec_eval", reason="needs the extra [eval]")
@@ -29,7 +29,7 @@ def collection(tmp_path: Path) -> Collection:
 def systems(tmp_path: Path, collection: Collection) -> Pair:
     write_result(tmp_path / "a", collection, BEFORE, "a")
     write_result(tmp_path / "b", collection, AFTER, "b")
-    first, second = read_systems([tmp_path / "a", tmp_path / "b"])
+    first, second = read_measured_systems([tmp_path / "a", tmp_path / "b"])
     return first, second
 
 
@@ -71,7 +71,7 @@ def test_queries_of_all_data_sets_compete(tmp_path: Path, systems: Pair) -> None
     two = write_collection(tmp_path / "two", queries=6)
     for name, ranks in zip(("a", "b"), ([1] * 6, [1, 1, 1, 1, 1, 4])):
         write_result(tmp_path / "both" / name / "two", two, ranks, name)
-    others = read_systems([tmp_path / "both" / "a", tmp_path / "both" / "b"])
+    others = read_measured_systems([tmp_path / "both" / "a", tmp_path / "both" / "b"])
     for system, other in zip(systems, others):
         system.results.update(other.results)
         system.runs.update(other.runs)
