@@ -22,7 +22,7 @@ from pathlib import Path
 
 from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
-from retrieval.encoders.embedding_store import write_embeddings
+from retrieval.encoders.embedding_store import StoreSettings, write_embeddings
 from retrieval.evaluation import Collection, read_collection
 from retrieval.evaluation.charts import pareto_chart
 from retrieval.evaluation.index_quality import SweepRecipe, SweepSettings, sweep_indexes
@@ -30,7 +30,7 @@ from retrieval.evaluation.index_sweep import IndexSweep, sweep_table
 from retrieval.evaluation.report_tables import table_markdown
 from retrieval.evaluation.result import library_versions, python_version
 from retrieval.parallel import cpu_count
-from retrieval.records import Document
+from retrieval.records import Document, Query
 from retrieval.training.script import report_errors
 
 HERE = Path(__file__).parent
@@ -55,8 +55,13 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
-        documents = _few(collection) if given.quick else collection.documents()
-        embeddings = write_embeddings(work / "embeddings", documents, encoder, progress=True)
+        count = given.documents or (QUICK_DOCUMENTS if given.quick else None)
+        documents = _few(collection, queries, count) if count else collection.documents()
+        # Small shards: a stopped run with --work loses little.
+        shards = StoreSettings(shard_documents=64)
+        embeddings = write_embeddings(
+            work / "embeddings", documents, encoder, shards, progress=True
+        )
         vectors = encoder.encode_queries([each.text for each in queries])
         swept = sweep_indexes(
             embeddings,
@@ -93,15 +98,11 @@ def main() -> None:
         print(f"RESULT {name}_{label}_recall_at_10 {each.recall['10']:.4f}")
 
 
-def _few(collection: Collection) -> Sequence[Document]:
-    """The judged documents of the first queries, and others up to the number of a quick run."""
-    judged = {
-        document_id
-        for query in collection.queries[:QUICK_QUERIES]
-        for document_id in collection.qrels[query.id]
-    }
+def _few(collection: Collection, queries: Sequence[Query], count: int) -> list[Document]:
+    """The queries' judged documents, and the first others up to `count` documents in all."""
+    judged = {document_id for query in queries for document_id in collection.qrels[query.id]}
     documents = sorted(collection.documents(), key=lambda each: each.id not in judged)
-    return documents[: max(QUICK_DOCUMENTS, len(judged))]
+    return documents[: max(count, len(judged))]
 
 
 def _arguments() -> argparse.Namespace:
@@ -113,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8", "auto"], default="auto")
     parser.add_argument("--split", help="by default test, or the only one")
     parser.add_argument("--sweep", type=Path, help="a TOML file of indexes")
+    parser.add_argument("--documents", type=int, help="measure on so many, judged ones first")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=SweepSettings.threads,
         help="numbers of threads to count queries per second with",

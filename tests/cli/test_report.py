@@ -64,3 +64,36 @@ def test_a_training_run_has_a_row(run: Run, tmp_path: Path) -> None:
     lines = ['{"step": 10, "loss": 2.5, "dev_ndcg@10": 0.5}', '{"step": 20, "loss": 1.25}']
     (tmp_path / "mine" / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert run("report", tmp_path).out.splitlines()[-1] == "| mine | 20 | 1.2500 | 0.500 | 0.500 |"
+
+
+def test_a_page_and_pictures_are_written(run: Run, scifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "report.html"
+    done = run("report", scifact, "-o", page, "--metric", "nDCG@10", "--metric", "MRR@10")
+    assert (done.code, done.out) == (0, f"{page}\n"), done.err
+    text = page.read_text("utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "starter-colbert on scifact" in text
+    assert "recall@100</h2>" not in text
+    folder = tmp_path / "pictures"
+    done = run("report", scifact, "-o", folder, "--format", "png")
+    assert done.out == f"{folder / 'nDCG-10-scifact.png'}\n", done.err
+    assert (folder / "nDCG-10-scifact.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_has_no_scores_is_said_in_the_page(run: Run, scifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "report.html"
+    assert run("report", scifact, "-o", page, "--data", tmp_path).code == 0
+    assert "Not shown: BM25 on scifact: no run.trec beside the result." in page.read_text("utf-8")
+    done = run("report", scifact, "-o", page, "--overwrite", "--data", tmp_path / "nowhere")
+    assert (done.code, "nowhere: no such folder" in done.err) == (1, True)
+
+
+def test_pages_and_pictures_need_an_output_and_something_to_draw(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "learning_rate": 1.0}\n')
+    for name in ("html", "png"):
+        done = run("report", tmp_path, "--format", name)
+        assert (done.code, done.err) == (2, f"error: --format {name} needs --output\n")
+    done = run("report", tmp_path, "--format", "png", "-o", tmp_path / "pictures")
+    assert "nothing to draw" in done.err
