@@ -22,6 +22,8 @@ asked for, our trainer runs it untimed.
 --quality instead trains small models for some hundred steps from three seeds and compares nDCG@10
 on held-out pairs, all models judged by the same search.
 
+--clock processor counts the seconds that a trainer had a processor, for a machine with other work.
+
 With glibc's defaults large tensors come from fresh pages at every step, which costs the padded
 side more; this leaves the page faults out:
 
@@ -141,6 +143,7 @@ def _trainer(
         "dtype": dtype,
         "seed": arguments.seed,
         "threads": arguments.threads,
+        "clock": arguments.clock,
     }
     python = python_command(name, arguments.environments) or []
     log = folder / f"{kind}-{dtype}-{name}.log"
@@ -266,6 +269,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="of a step")
     parser.add_argument("--steps", type=int, default=3, help="of a round")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", choices=("wall", "processor"), default="wall", help="what a step's seconds are"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--quality", action="store_true", help="nDCG@10 over three seeds")
@@ -274,6 +280,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under 3 minutes (--quality: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     arguments = parser.parse_args()
+    if arguments.clock == "processor" and (arguments.threads, arguments.device) != (1, "cpu"):
+        parser.error("--clock processor counts the seconds of all threads: take --threads 1")
     if (COMPARED_STEPS - WARMUP_STEPS) % arguments.steps:
         parser.error(f"--steps {arguments.steps}: expected a divisor of 18")
     arguments.kind = arguments.kind or list(SYSTEMS)

@@ -1,4 +1,4 @@
-"""MaxSim of a batch in training: each query token's best match is all that a step remembers.
+"""MaxSim of a batch in training, of whose similarities only the best matches get a gradient.
 
 The signatures are those of Sentence Transformers' `colbert_scores`, `colbert_kd_scores` and
 `colbert_scores_pairwise`, in whose losses these functions stand. Similarities are computed in
@@ -104,7 +104,7 @@ def _best_matches(queries_RD: Tensor, documents_PTD: Tensor, keep_PT: Tensor | N
 
 
 class _BestMatches(torch.autograd.Function):
-    """Autograd's own way keeps, and fills with gradients, all R x P x T similarities."""
+    """Autograd's own way has all R x P x T similarities at a time, and as many gradients."""
 
     @staticmethod
     def forward(
