@@ -179,11 +179,12 @@ def _problem(record: dict[str, Any]) -> str | None:
         return f"expected a string under 'text', found the keys {sorted(record)}"
     if not isinstance(record.get("title") or "", str):
         return "expected a string under 'title'"
-    try:
-        f"{identifier}{record['text']}{record.get('title')}".encode()
-    except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair, which no file and no tokenizer takes.
-        return f"not Unicode ({error})"
+    for each in (str(identifier), record["text"], record.get("title") or ""):
+        try:
+            # JSON can spell half of a surrogate pair, which no file and no tokenizer takes.
+            each.isascii() or each.encode()
+        except UnicodeEncodeError as error:
+            return f"not Unicode ({error})"
     return None
 
 

@@ -123,7 +123,8 @@ def read_lines(path: Path, bad_lines: BadLines | None = None) -> Iterator[tuple[
     try:
         # Lines are decoded one by one: a text stream decodes ahead of the line that it returns.
         with _open(path) as stream:
-            for number, encoded in enumerate(stream, 1):
+            for encoded in stream:
+                number += 1  # enumerate would keep a second reference
                 try:
                     line = encoded.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -131,8 +132,10 @@ def read_lines(path: Path, bad_lines: BadLines | None = None) -> Iterator[tuple[
                         raise InputError(f"{path}:{number}: not UTF-8 ({error})") from error
                     bad_lines.report(path, number, f"not UTF-8 ({error})")
                     continue
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
+                del encoded  # a line may be hundreds of megabytes, and its text is one already
+                line = line.rstrip("\r\n")
+                if line and not line.isspace():
+                    yield number, line
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

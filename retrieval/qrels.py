@@ -61,7 +61,7 @@ def _judgements(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, Judgemen
             bad_lines.report(path, number, problem)
             continue
         width = len(columns)
-        yield number, Judgement(columns[0], columns[-2], int(columns[-1]))
+        yield number, Judgement(columns[0], columns[-2], int(float(columns[-1])))
 
 
 def _problem(columns: list[str], width: int | None) -> str | None:
@@ -71,8 +71,14 @@ def _problem(columns: list[str], width: int | None) -> str | None:
         return f"expected {width} columns as in the lines before, found {len(columns)}"
     if not columns[0] or not columns[-2]:
         return "the id of the query or the document is empty"
-    try:
-        int(columns[-1])
-    except ValueError:
+    if not _is_whole(columns[-1]):
         return f"expected a whole number as relevance, found {columns[-1]!r}"
     return None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number, "1.0" too, which tables of numbers are written out as."""
+    try:
+        return float(text).is_integer()
+    except ValueError:
+        return False
