@@ -53,6 +53,9 @@ def _flatten(value: Any, name: str, flat: Facts) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _flatten(inner, f"{name}.{key}" if name else str(key), flat)
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        for number, inner in enumerate(value, start=1):
+            _flatten(inner, f"{name}.{number}", flat)
     elif value is not None and value != "":
         flat[name] = _text(value)
 
