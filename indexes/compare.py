@@ -20,26 +20,26 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
 from retrieval.encoders.embedding_store import StoreSettings, write_embeddings
 from retrieval.evaluation import Collection, read_collection
-from retrieval.evaluation.charts import pareto_chart
 from retrieval.evaluation.index_quality import SweepRecipe, SweepSettings, sweep_indexes
 from retrieval.evaluation.index_sweep import IndexSweep, sweep_table
 from retrieval.evaluation.report_tables import table_markdown
 from retrieval.evaluation.result import library_versions, python_version
 from retrieval.parallel import cpu_count
 from retrieval.records import Document, Query
-from retrieval.training.script import report_errors
 
 HERE = Path(__file__).parent
 QUICK_DOCUMENTS, QUICK_QUERIES = 1_000, 50
 
 
-@report_errors
 def main() -> None:
     """Encode, sweep, write and print."""
+    # Every index is measured in a process that imports this file anew, and needs none of these.
+    from retrieval import load_encoder
+    from retrieval.evaluation.charts import pareto_chart
+
     given = _arguments()
     encoder = load_encoder(given.model, dtype=given.dtype)
     model = encoder.reference._replace(name=Path(given.model).name)
@@ -128,4 +128,6 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from retrieval.training.script import report_errors
+
+    report_errors(main)()
