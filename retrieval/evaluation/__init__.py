@@ -9,13 +9,18 @@ if TYPE_CHECKING:
     from retrieval.evaluation.collection import Collection, read_collection
     from retrieval.evaluation.comparison import Comparison, Contrast, compare
     from retrieval.evaluation.evaluator import evaluate, run_queries
+    from retrieval.evaluation.manifest import Manifest, Plan
     from retrieval.evaluation.metrics import evaluate_run
+    from retrieval.evaluation.models import Models, ModelSettings
+    from retrieval.evaluation.planned import Evaluations, PlannedEvaluation
     from retrieval.evaluation.report import plot_results, results_markdown, results_table
     from retrieval.evaluation.result import Result, Timings
     from retrieval.evaluation.result_files import MeasuredSystem, read_measured_systems
     from retrieval.evaluation.runs import Run, read_run, write_run
     from retrieval.evaluation.settings import EvaluationSettings
     from retrieval.evaluation.significance import SignificanceSettings
+    from retrieval.evaluation.stages import StageCache
+    from retrieval.evaluation.systems import read_systems
     from retrieval.qrels import Qrels, read_qrels
 
 _MODULES = {
@@ -23,11 +28,18 @@ _MODULES = {
     "Comparison": "comparison",
     "Contrast": "comparison",
     "EvaluationSettings": "settings",
+    "Evaluations": "planned",
+    "Manifest": "manifest",
     "MeasuredSystem": "result_files",
+    "ModelSettings": "models",
+    "Models": "models",
+    "Plan": "manifest",
+    "PlannedEvaluation": "planned",
     "Qrels": "collection",
     "Result": "result",
     "Run": "runs",
     "SignificanceSettings": "significance",
+    "StageCache": "stages",
     "Timings": "result",
     "compare": "comparison",
     "evaluate": "evaluator",
@@ -37,6 +49,7 @@ _MODULES = {
     "read_measured_systems": "result_files",
     "read_qrels": "collection",
     "read_run": "runs",
+    "read_systems": "systems",
     "results_markdown": "report",
     "results_table": "report",
     "run_queries": "evaluator",
@@ -48,11 +61,18 @@ __all__ = [
     "Comparison",
     "Contrast",
     "EvaluationSettings",
+    "Evaluations",
+    "Manifest",
     "MeasuredSystem",
+    "ModelSettings",
+    "Models",
+    "Plan",
+    "PlannedEvaluation",
     "Qrels",
     "Result",
     "Run",
     "SignificanceSettings",
+    "StageCache",
     "Timings",
     "compare",
     "evaluate",
@@ -62,6 +82,7 @@ __all__ = [
     "read_measured_systems",
     "read_qrels",
     "read_run",
+    "read_systems",
     "results_markdown",
     "results_table",
     "run_queries",
