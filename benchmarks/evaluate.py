@@ -30,6 +30,7 @@ from typing import Any
 
 from provenance import commit
 
+from retrieval.cli.options import quiet_libraries
 from retrieval.config import to_mapping
 from retrieval.evaluation import (
     Evaluations,
@@ -73,6 +74,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.data is None and not given.quick:
         parser.error("name a BEIR folder with --data, or take --quick")
+    quiet_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         data = given.data or generate(Path(temporary) / "generated")
         work = Path(temporary)

@@ -11,6 +11,7 @@ from typing import Any
 from retrieval.config import to_mapping
 from retrieval.errors import ConfigError, InputError
 from retrieval.evaluation.collection import TitleHandling, choose_split
+from retrieval.evaluation.data_checks import check_data
 from retrieval.evaluation.data_sets import data_folder, prepare
 from retrieval.evaluation.finished import RESULT
 from retrieval.evaluation.manifest import DataChoice, Manifest, Plan
@@ -173,10 +174,16 @@ def _of_suite(
             ),
             data=folder,
             output=Path(),
-            prepare=partial(prepare, data_set, data),
+            prepare=partial(_prepare, data_set, data),
         )
         for system in chosen.systems
     ]
+
+
+def _prepare(data_set: DataSet, data: Path) -> None:
+    """Fetch what is not there, and compare all of it with what the suite says."""
+    prepare(data_set, data, progress=True)
+    check_data(data_set, data)
 
 
 def _split(folder: Path, split: str | None, home: Home) -> str:

@@ -108,6 +108,16 @@ def test_only_some_data_sets_of_a_suite(run: Run, suite: Path, tmp_path: Path) -
     assert "the nearest known one is 'again'" in failed.err
 
 
+def test_data_that_are_not_those_of_the_suite_are_refused(
+    run: Run, suite: Path, tmp_path: Path
+) -> None:
+    suite.write_text(SUITE.replace('name = "again"', 'name = "again"\ndocuments = 4'))
+    failed = run("eval", suite, "--data", tmp_path, "--index", "bm25", "--only", "again")
+    assert failed.code == 1
+    assert "again" in failed.err
+    assert "documents" in failed.err
+
+
 def test_a_data_set_that_is_not_there_is_named_with_what_to_do(
     run: Run, suite: Path, tmp_path: Path
 ) -> None:
