@@ -28,6 +28,10 @@ NO_LIMIT = 1_000_000
 """From here on a tokenizer's limit is transformers' mark for "no limit known"."""
 
 
+_CHARACTERS_A_TOKEN = 32
+"""More than any usual text has: only longer ones are looked at twice."""
+
+
 class Tokens(NamedTuple):
     """Token ids of some texts.
 
@@ -85,7 +89,7 @@ class UnpaddedTokenizer:
         """
         self._refreshed()
         limit = self.limit(role)
-        prompted = [prompt + text for text in texts]
+        prompted = [self._beginning(prompt + text, limit) for text in texts]
         encodings = self._tokenizer(limit).encode_batch_fast(prompted)
         ids = [encoding.ids for encoding in encodings]
         real = np.fromiter(map(len, ids), np.int32, len(ids))
@@ -118,6 +122,25 @@ class UnpaddedTokenizer:
             return int(tokenizer.convert_tokens_to_ids(expansion["token"]))
         mask = tokenizer.mask_token_id
         return int(tokenizer.eos_token_id if mask is None else mask)
+
+    def _beginning(self, text: str, limit: int | None) -> str:
+        """As much of a very long text as its tokens up to the limit come from.
+
+        A tokenizer takes a hundred times the memory of what it is given, also for what it cuts
+        off. It treats words apart: what stands behind the next two can't change a token.
+        """
+        if limit is None or self.transformer.tokenizer.truncation_side != "right":
+            return text
+        size = limit * _CHARACTERS_A_TOKEN
+        while size < len(text):
+            beginning = text[:size]
+            end = max(end for _, end in self._tokenizer(limit).encode(beginning).offsets)
+            rest = beginning[end:]
+            # Half of it, where there are no blanks between words.
+            if len(rest.split(maxsplit=3)) > 3 or len(rest) > size // 2:
+                return beginning
+            size *= 2
+        return text
 
     def _refreshed(self) -> int:
         """Forget the copies where the model's tokenizer was replaced or has more tokens."""

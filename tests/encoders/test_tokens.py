@@ -112,3 +112,35 @@ def test_left_padding_is_left_to_sentence_transformers(tiny_backbone: Path) -> N
     transformer = transformer_of(tiny_backbone)
     transformer.tokenizer.padding_side = "left"
     assert not UnpaddedTokenizer(transformer).can_do("", "query")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the path of a file, " * 2_000,
+        "the path\n" + " " * 5_000 + "of a file " * 1_000,
+        "東京" * 5_000,
+        "x" * 20_000,
+        "a" + "\t" * 20_000,
+        "short. " + "y" * 20_000 + " end of a file" * 100,
+    ],
+    ids=["words", "blanks", "no blanks", "one word", "only blanks", "a word in words"],
+)
+@pytest.mark.parametrize("limit", [5, 30])
+def test_a_very_long_text_gives_the_tokens_of_its_whole(
+    tiny_backbone: Path, text: str, limit: int
+) -> None:
+    tokenizer = UnpaddedTokenizer(transformer_of(tiny_backbone, document_length=limit))
+    found = tokenizer([text], prompt="", role="document")
+    whole = tokenizer._tokenizer(limit).encode(text)
+    assert found.ids == [whole.ids]
+    assert found.truncated == bool(whole.overflowing)
+
+
+def test_of_a_very_long_text_only_the_beginning_is_tokenised(tiny_backbone: Path) -> None:
+    tokenizer = UnpaddedTokenizer(transformer_of(tiny_backbone, document_length=30))
+    text = "the path of a file, " * 100_000
+    assert tokenizer([text], prompt="", role="document").lengths.tolist() == [30]
+    assert len(tokenizer._beginning(text, 30)) == 30 * 32
+    assert tokenizer._beginning(text[:900], 30) == text[:900]
+    assert tokenizer._beginning(text, None) == text

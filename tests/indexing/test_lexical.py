@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retrieval.errors import ConfigError, IndexFilesError, InputError
 from retrieval.files import map_arrays
+from retrieval.indexing import lexical
 from retrieval.indexing.index import Batch
 from retrieval.indexing.lexical import LexicalIndex, LexicalSettings, Tokenizer
 from retrieval.indexing.versions import current_version
@@ -200,3 +201,13 @@ def test_a_damaged_document_number_is_named(tmp_path: Path) -> None:
     index._weights = weights._replace(documents=weights.documents + 2)
     with pytest.raises(IndexFilesError, match="names documents that are not there"):
         index.search(["bread"], 2)
+
+
+def test_a_long_text_is_cut_into_the_words_of_its_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Red apples, don't\u2028fall  far\tfrom äpfel-trees " * 20 + "x" * 50 + " end"
+    whole = Tokenizer(LexicalSettings())
+    numbers = whole.learn(text)
+    monkeypatch.setattr(lexical, "_PIECE_CHARACTERS", 7)
+    cut = Tokenizer(LexicalSettings())
+    assert cut.learn(text) == numbers
+    assert cut.terms == whole.terms
