@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retrieval.evaluation.collection import Collection, read_collection
     from retrieval.evaluation.comparison import Comparison, Contrast, compare
+    from retrieval.evaluation.data_checks import CheckedData, check_data
+    from retrieval.evaluation.data_sets import prepare
     from retrieval.evaluation.evaluator import evaluate, run_queries
     from retrieval.evaluation.manifest import Manifest, Plan
     from retrieval.evaluation.metrics import evaluate_run
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
     from retrieval.evaluation.settings import EvaluationSettings
     from retrieval.evaluation.significance import SignificanceSettings
     from retrieval.evaluation.stages import StageCache
+    from retrieval.evaluation.suites import DataSet, Suite, read_suite
     from retrieval.evaluation.systems import read_systems
     from retrieval.qrels import Qrels, read_qrels
 
 _MODULES = {
+    "CheckedData": "data_checks",
     "Collection": "collection",
     "Comparison": "comparison",
     "Contrast": "comparison",
+    "DataSet": "suites",
     "EvaluationSettings": "settings",
     "Evaluations": "planned",
     "Manifest": "manifest",
@@ -40,15 +45,19 @@ _MODULES = {
     "Run": "runs",
     "SignificanceSettings": "significance",
     "StageCache": "stages",
+    "Suite": "suites",
     "Timings": "result",
+    "check_data": "data_checks",
     "compare": "comparison",
     "evaluate": "evaluator",
     "evaluate_run": "metrics",
     "plot_results": "report",
+    "prepare": "data_sets",
     "read_collection": "collection",
     "read_measured_systems": "result_files",
     "read_qrels": "collection",
     "read_run": "runs",
+    "read_suite": "suites",
     "read_systems": "systems",
     "results_markdown": "report",
     "results_table": "report",
@@ -57,9 +66,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "CheckedData",
     "Collection",
     "Comparison",
     "Contrast",
+    "DataSet",
     "EvaluationSettings",
     "Evaluations",
     "Manifest",
@@ -73,15 +84,19 @@ __all__ = [
     "Run",
     "SignificanceSettings",
     "StageCache",
+    "Suite",
     "Timings",
+    "check_data",
     "compare",
     "evaluate",
     "evaluate_run",
     "plot_results",
+    "prepare",
     "read_collection",
     "read_measured_systems",
     "read_qrels",
     "read_run",
+    "read_suite",
     "read_systems",
     "results_markdown",
     "results_table",
