@@ -42,13 +42,14 @@ def _print_training() -> None:
     if not reports:
         return
     print(
-        "| model | dtype, threads | pairs | system | s/step | pairs/s | ours is faster | losses |"
+        "| model | dtype, threads | shape, pairs | system | s/step | pairs/s | ours is faster "
+        "| losses |"
     )
     print("|---|---|---:|---|---:|---:|---:|---:|")
     for report in reports:
         for result in report.get("results", ()):
             first = f"{result['kind']} | {result['dtype']}, {result['threads']}"
-            first += f" | {report['settings']['pairs']}"
+            first += f" | {report['settings']['shape']}, {report['settings']['pairs']}"
             for row in result["rows"]:
                 seconds, compared = median(row["step_seconds"]), "losses differ"
                 found = rate_over(result, row["system"])
