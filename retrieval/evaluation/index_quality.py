@@ -102,7 +102,7 @@ class SweepSettings:
         metrics: by the judgements.
         threads: numbers of threads to count queries per second with.
         build_threads: of each build.
-        seconds: that one timed pass over the queries may take, if it has asked 20.
+        seconds: that the timed passes over the queries may take; see `measure_search`.
     """
 
     cutoffs: tuple[int, ...] = (10, 100)

@@ -32,7 +32,7 @@ class SweptIndex:
     metrics: dict[str, float]
     """By the judgements, such as nDCG@10."""
     p50_ms: float
-    """Of single queries, one after the other, on one thread, as are the two below."""
+    """Of single queries, one after the other, on one thread, each the median of several passes."""
     p95_ms: float
     p99_ms: float
     queries_per_second: dict[str, float]

@@ -9,8 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from retrieval.records import Hit
 Vectors = NDArray[np.float32]
 Answer = TypeVar("Answer")
 
+_PASSES = 5
 _FEWEST_QUERIES = 20
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -34,7 +37,8 @@ class SearchTimes:
     hits: list[list[Hit]]
     """Of every query, best first."""
     milliseconds: list[float]
-    """Of queries that were asked one after the other, as many as the time allowed."""
+    """Of queries that were asked one after the other, as many as the time allowed, each the median
+    of several passes, so that what else the machine did counts little."""
     queries_per_second: dict[str, float]
     """By the number of threads that asked single queries at once."""
     resident_mb: float | None
@@ -54,7 +58,7 @@ def measure_search(
     threads: Sequence[int] = (1,),
     seconds: float = 10.0,
 ) -> SearchTimes:
-    """Open an index in a process of its own, and ask it all queries, then again with the clock.
+    """Open an index in a process of its own, and ask it all queries, then five times by the clock.
 
     The first pass warms up caches and mapped pages. Every query is a search of its own, on one
     thread: what several threads do at once is ask several queries.
@@ -65,7 +69,7 @@ def measure_search(
         k: hits a query.
         search: settings of the index to search with instead of its own.
         threads: numbers of them to count queries per second with.
-        seconds: that one timed pass may take; it asks 20 queries at least.
+        seconds: that all timed passes may take; 20 queries are asked at least once.
 
     Raises:
         IndexFilesError: no index there, or damaged files.
@@ -101,7 +105,7 @@ def _measure(
 
     hits = [ask(query) for query in queries]
     after = _resident_mb()
-    milliseconds = list(_timed(ask, queries, seconds))
+    milliseconds = _timed(ask, queries, seconds)
     rates = {}
     for count in threads:
         asked = queries[: len(milliseconds)]
@@ -119,16 +123,18 @@ def _measure(
 
 def _timed(
     ask: Callable[[Vectors], object], queries: Sequence[Vectors], seconds: float
-) -> Iterator[float]:
+) -> list[float]:
+    """Milliseconds of each query that was asked, the median of its passes."""
+    taken: list[list[float]] = [[] for _ in queries]
     spent = 0.0
-    for number, query in enumerate(queries):
-        if number >= _FEWEST_QUERIES and spent > seconds:
-            return
+    for number, place in product(range(_PASSES), range(len(queries))):
+        if spent > seconds and (number or place >= _FEWEST_QUERIES):
+            break
         started = time.perf_counter()
-        ask(query)
-        taken = time.perf_counter() - started
-        spent += taken
-        yield 1000 * taken
+        ask(queries[place])
+        taken[place].append(time.perf_counter() - started)
+        spent += taken[place][-1]
+    return [1000 * median(each) for each in taken if each]
 
 
 def _resident_mb() -> float | None:

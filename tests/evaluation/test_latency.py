@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from retrieval.errors import IndexFilesError
-from retrieval.evaluation.latency import in_process, measure_search
+from retrieval.evaluation.latency import _timed, in_process, measure_search
 from retrieval.indexing import Batch, ExactIndex, FaissIndex, FaissSettings
 
 
@@ -43,7 +43,15 @@ def test_settings_of_the_search_are_taken(folder: Path) -> None:
     assert little != best
 
 
-def test_a_pass_ends_when_its_time_is_over_but_not_before_20_queries(folder: Path) -> None:
+def test_every_query_is_timed_in_five_passes() -> None:
+    asked: list[float] = []
+    queries = [np.array([number], np.float32) for number in range(3)]
+    milliseconds = _timed(lambda query: asked.append(float(query[0])), queries, 10.0)
+    assert asked == [0, 1, 2] * 5
+    assert len(milliseconds) == 3
+
+
+def test_timing_ends_when_its_time_is_over_but_not_before_20_queries(folder: Path) -> None:
     times = measure_search(folder, QUERIES, 5, seconds=0.0)
     assert len(times.milliseconds) == 20
     assert len(times.hits) == 40
