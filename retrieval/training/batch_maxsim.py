@@ -2,7 +2,7 @@
 
 The signatures are those of Sentence Transformers' `colbert_scores`, `colbert_kd_scores` and
 `colbert_scores_pairwise`, in whose losses these functions stand. Similarities are computed in
-float32 whatever autocast says: sums of 32 of bfloat16's are a tenth apart from what they should be.
+float32 whatever autocast says: in bfloat16 a score of 32 tokens is up to a hundredth off.
 """
 
 from __future__ import annotations
