@@ -37,6 +37,17 @@ def wait_for_all() -> None:
     any_process(False)
 
 
+def leave_group() -> None:
+    """End the processes' communication when every process is here; the last thing that each does.
+
+    Threads of a group that is open when Python ends can abort the process.
+    """
+    if _is_distributed():
+        wait_for_all()
+        _cpu_group.cache_clear()
+        dist.destroy_process_group()
+
+
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

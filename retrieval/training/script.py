@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from retrieval.config import from_mapping, read_recipe
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.files import read_json
-from retrieval.training.processes import is_first_process
+from retrieval.training.processes import is_first_process, leave_group
 from retrieval.training.run_folder import MODEL, SUMMARY
 
 Recipe = TypeVar("Recipe")
@@ -80,6 +80,7 @@ def report_errors(main: Callable[[], None]) -> Callable[[], None]:
     def guarded() -> None:
         try:
             main()
+            leave_group()
         except RetrievalError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from retrieval.config import from_mapping, read_recipe
+from retrieval.training.processes import leave_group
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
 from retrieval.training.trainer import LastingTrainer
@@ -46,6 +47,7 @@ def main() -> None:
     else:
         colbert = from_mapping(MultiVectorRecipe, settings, source=recipe)
         train_multi_vector(colbert, output, resume=resume)
+    leave_group()
 
 
 if __name__ == "__main__":
