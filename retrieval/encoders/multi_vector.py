@@ -21,8 +21,8 @@ from retrieval.encoders.inference import Batch, BatchedInference, token_vectors
 from retrieval.encoders.multi_vector_models import (
     HAS_NATIVE,
     add_prefix_tokens,
-    encode_by_pylate,
-    encode_by_sentence_transformers,
+    encode_by_library,
+    is_pylate,
     model_class,
     save_prefixes,
 )
@@ -72,7 +72,7 @@ class MultiVectorEncoder:
         self.reduction = reduction or TokenReduction()
         self._loaded: dict[str, Any] = {}
         self._options: dict[str, Any] = {}
-        self._is_pylate = hasattr(model, "do_query_expansion")
+        self._is_pylate = is_pylate(model)
         # Set by Sentence Transformers for PyLate and Stanford checkpoints only.
         legacy = getattr(model, "_legacy", None)
         self._inserted_prefixes: dict[str, str] = legacy.prefixes if legacy is not None else {}
@@ -344,11 +344,7 @@ class MultiVectorEncoder:
         if self._is_pylate or not self.inference.can_do(prompt, role):
 
             def finish() -> list[NDArray[np.float32]]:
-                model, size = self.model, self.batch_size
-                if self._is_pylate:
-                    vectors = encode_by_pylate(model, texts, role, size)
-                else:
-                    vectors = encode_by_sentence_transformers(model, texts, prompt, role, size)
+                vectors = encode_by_library(self.model, texts, prompt, role, self.batch_size)
                 report(len(texts), 0)
                 return self.reduction(vectors, role)
 

@@ -34,7 +34,7 @@ def model_class() -> Any:
 def is_multi_vector_model(model: Any) -> bool:
     """Whether it is a live MultiVectorEncoder of Sentence Transformers, or PyLate's ColBERT."""
     is_native = HAS_NATIVE and isinstance(model, sentence_transformers.MultiVectorEncoder)
-    return is_native or hasattr(model, "do_query_expansion")
+    return is_native or is_pylate(model)
 
 
 def add_prefix_tokens(transformer: Any, prefixes: Sequence[str]) -> None:
@@ -63,10 +63,23 @@ def save_prefixes(folder: Path, model: Any, prefixes: Mapping[str, str]) -> None
     write_json(path, {**read_json(path), **named, **expansion})
 
 
-def encode_by_pylate(
+def encode_by_library(
+    model: Any, texts: list[str], prompt: str, role: Role, batch_size: int
+) -> list[NDArray[np.float32]]:
+    """The (tokens, D) vectors that the model's own library gives; PyLate has its prompts itself."""
+    if is_pylate(model):
+        return _encode_by_pylate(model, texts, role, batch_size)
+    return _encode_by_sentence_transformers(model, texts, prompt, role, batch_size)
+
+
+def is_pylate(model: Any) -> bool:
+    """Whether it is a live `pylate.models.ColBERT`."""
+    return hasattr(model, "do_query_expansion")
+
+
+def _encode_by_pylate(
     model: Any, texts: list[str], role: Role, batch_size: int
 ) -> list[NDArray[np.float32]]:
-    """The (tokens, D) vectors that a live `pylate.models.ColBERT` gives."""
     embeddings = model.encode(
         texts,
         is_query=role == "query",
@@ -77,10 +90,9 @@ def encode_by_pylate(
     return [np.asarray(each, dtype=np.float32) for each in embeddings]
 
 
-def encode_by_sentence_transformers(
+def _encode_by_sentence_transformers(
     model: Any, texts: list[str], prompt: str, role: Role, batch_size: int
 ) -> list[NDArray[np.float32]]:
-    """The (tokens, D) vectors that a `sentence_transformers.MultiVectorEncoder` gives."""
     encode = model.encode_query if role == "query" else model.encode_document
     embeddings = encode(
         texts,

@@ -134,7 +134,8 @@ class UnpaddedTokenizer:
         size = limit * _CHARACTERS_A_TOKEN
         while size < len(text):
             beginning = text[:size]
-            end = max(end for _, end in self._tokenizer(limit).encode(beginning).offsets)
+            offsets = self._tokenizer(limit).encode(beginning).offsets
+            end = max((end for _, end in offsets), default=0)
             rest = beginning[end:]
             # Half of it, where there are no blanks between words.
             if len(rest.split(maxsplit=3)) > 3 or len(rest) > size // 2:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from retrieval.encoders.dense import DenseEncoder
+from retrieval.encoders.multi_vector import MultiVectorEncoder
 from retrieval.encoders.protocol import Encoder
 from retrieval.evaluation import EvaluationSettings, Result, Timings
 from retrieval.evaluation.index_sweep import IndexSweep, SweptIndex
@@ -33,6 +35,17 @@ QUERIES = [
     {"_id": "q4", "text": "brown honey bears"},
 ]
 QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td3\t0\nq4\td3\t1\nq2\td2\t1\n"
+
+
+# Trained models: the scores of random ones are so close that rounding would rank them.
+@pytest.fixture(scope="module")
+def dense() -> DenseEncoder:
+    return DenseEncoder.load("starter-dense", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def colbert() -> MultiVectorEncoder:
+    return MultiVectorEncoder.load("starter-colbert", device="cpu")
 
 
 class WordEncoder:

@@ -47,17 +47,6 @@ NAMES = {
 }
 
 
-# Trained models: the scores of random ones are so close that rounding would rank them.
-@pytest.fixture(scope="module")
-def dense() -> DenseEncoder:
-    return DenseEncoder.load("starter-dense", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def colbert() -> MultiVectorEncoder:
-    return MultiVectorEncoder.load("starter-colbert", device="cpu")
-
-
 @pytest.fixture
 def own_metrics(write_beir: Callable[..., Path], tmp_path: Path) -> Callable[..., dict[str, float]]:
     """What `evaluate` finds for an encoder, with every vector as it is."""

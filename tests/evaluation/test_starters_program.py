@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "eval" / "starters.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )
+from tests.programs import run_program
 
 
 def test_what_is_measured_here_is_what_is_known_elsewhere() -> None:
-    done = run()
+    done = run_program("eval/starters.py")
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.split("\n\n")[1].splitlines()[2:]]
     assert {(row[0], row[1]) for row in rows} >= {
@@ -36,7 +24,9 @@ def test_what_is_measured_here_is_what_is_known_elsewhere() -> None:
 
 def test_what_has_a_result_is_not_measured_again(tmp_path: Path) -> None:
     # No data is there: a result that had to be measured would be an error.
-    done = run("--collection", "scifact", "--data", tmp_path, "--model", "BM25")
+    done = run_program(
+        "eval/starters.py", "--collection", "scifact", "--data", tmp_path, "--model", "BM25"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| nDCG@10 | scifact | mean |\n")
     assert "vaswani" not in done.stdout

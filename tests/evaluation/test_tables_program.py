@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.programs import run_program
+
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / "eval" / "tables.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )
-
-
 def test_the_tables_of_the_readmes_are_those_of_the_results() -> None:
-    done = run("--check")
+    done = run_program("eval/tables.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -32,16 +22,16 @@ def test_a_stale_table_is_named_and_written_anew(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     lines = ["before", "<!-- table: results results nDCG@10 -->", "old", "<!-- end of table -->"]
     document.write_text("\n".join([*lines, "after", ""]))
-    checked = run("--check", document)
+    checked = run_program("eval/tables.py", "--check", document)
     assert checked.returncode == 1
     assert "README.md: stale" in checked.stdout
     assert "old" in document.read_text()
-    assert run(document).returncode == 0
+    assert run_program("eval/tables.py", document).returncode == 0
     written = document.read_text().splitlines()
     assert (written[0], written[-1]) == ("before", "after")
     assert "| starter-colbert | **0.693** |" in written
     assert "old" not in written
-    assert run("--check", document).returncode == 0
+    assert run_program("eval/tables.py", "--check", document).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +49,7 @@ def test_a_marker_that_cannot_be_followed_is_an_error(
 ) -> None:
     document = tmp_path / "README.md"
     document.write_text(text)
-    done = run(document)
+    done = run_program("eval/tables.py", document)
     assert done.returncode != 0
     assert message in done.stderr
     assert document.read_text() == text
