@@ -17,7 +17,10 @@ from retrieval.cli.options import AsJson
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "bm25s", "numpy")
 _EXTRAS = {
     "train": ("accelerate", "datasets"),
+    "lora": ("peft",),
     "eval": ("beir", "matplotlib", "pytrec_eval"),
+    "mteb": ("mteb",),
+    "static": ("model2vec",),
     "serve": ("fastapi", "uvicorn"),
     "cluster": ("ray",),
     "flash": ("flash_attn",),

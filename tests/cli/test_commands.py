@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -328,6 +329,13 @@ def test_bad_usage_ends_with_code_2(
     assert failed.code == 2
     assert message in failed.err
     assert "Traceback" not in failed.err
+
+
+def test_info_knows_every_extra_that_users_install() -> None:
+    from retrieval.cli.info import _EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert {*_EXTRAS, "dev"} == set(project["project"]["optional-dependencies"])
 
 
 def test_info_tells_versions_and_extras(run: Run) -> None:
