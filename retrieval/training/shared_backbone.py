@@ -26,6 +26,7 @@ from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.precision import Precision, uses_bfloat16
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.files import map_arrays, save_arrays
+from retrieval.training.muon import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -191,16 +192,7 @@ class SharedBackbone:
             )
         ]
         if is_muon:
-            if not hasattr(torch.optim, "Muon"):
-                raise ConfigError("optimizer muon needs torch 2.9 or newer: take adamw")
-            optimizers.append(
-                torch.optim.Muon(
-                    [{"params": matrices, "highest_lr": settings.lr}],
-                    lr=settings.lr,
-                    weight_decay=0.0,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            optimizers.append(Muon([{"params": matrices, "highest_lr": settings.lr}], settings.lr))
         return optimizers
 
     def _losses(
