@@ -5,12 +5,13 @@
 
 A table stands between two lines of its document:
 
-    <!-- table: starters -->
+    <!-- table: results FOLDER METRIC -->
     <!-- end of table -->
 
-`starters` is the table of starters.py; `results FOLDER METRIC` has systems by data sets from the
-results below a folder; `sweep FILE` has the indexes of a sweep of indexes/compare.py. Paths are
-from the document's folder. Hardware: any; some seconds.
+`results FOLDER METRIC` has systems by data sets from the results below a folder; `known SUITE
+FOLDER` has them beside the figures that the suite knows from elsewhere; `sweep FILE` has the
+indexes of a sweep of indexes/compare.py. Paths are from the document's folder. Hardware: any; some
+seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from starters import RESULTS, table
-
 from retrieval.errors import ConfigError
-from retrieval.evaluation import Result
 from retrieval.evaluation.index_sweep import IndexSweep, sweep_table
+from retrieval.evaluation.references import known_figures, known_figures_table
 from retrieval.evaluation.report_sources import find_sources
 from retrieval.evaluation.report_tables import table_markdown
 from retrieval.evaluation.results_matrix import matrix_table, results_matrix
+from retrieval.evaluation.suites import read_suite
 from retrieval.files import atomic_write
 from retrieval.training.script import report_errors
 
@@ -90,13 +90,14 @@ def _made(call: str, path: Path) -> str:
     return _TABLES[name][1](path.parent, *arguments)
 
 
-def _starters(folder: Path) -> str:
-    return table([Result.from_json(path) for path in sorted(RESULTS.glob("*/*.json"))])
-
-
 def _results(folder: Path, results: str, metric: str) -> str:
     found = find_sources([folder / results]).results
     return table_markdown(matrix_table(results_matrix(found, metric), intervals=False))
+
+
+def _known(folder: Path, suite: str, results: str) -> str:
+    found = find_sources([folder / results]).results
+    return table_markdown(known_figures_table(known_figures(read_suite(folder / suite), found)))
 
 
 def _sweep(folder: Path, sweep: str) -> str:
@@ -104,8 +105,8 @@ def _sweep(folder: Path, sweep: str) -> str:
 
 
 _TABLES: dict[str, tuple[int, Callable[..., str]]] = {
-    "starters": (0, _starters),
     "results": (2, _results),
+    "known": (2, _known),
     "sweep": (1, _sweep),
 }
 """By name, with the number of arguments."""

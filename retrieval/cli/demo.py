@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from rich.console import Console
 
-from retrieval.cli.options import ModelOptions, Overwrite, load_model
+from retrieval.cli.options import Overwrite, quiet_libraries
 from retrieval.cli.output import print_passages
 from retrieval.errors import InputError
 from retrieval.files import atomic_write
 from retrieval.progress import Stages, track
 
 if TYPE_CHECKING:
+    from retrieval.evaluation.planned import Evaluations
     from retrieval.evaluation.result import Result
+    from retrieval.evaluation.systems import LexicalSystem, VectorSystem
     from retrieval.training.code_pairs import CodeFunction
 
 QUESTIONS = ("copy a file together with its permissions", "read lines from a compressed file")
@@ -29,7 +32,7 @@ class System(NamedTuple):
 
     name: str
     folder: str
-    kind: str
+    index_kind: Literal["lexical", "faiss", "plaid"]
     model: str | None
     """A starter, or the folder of a run."""
 
@@ -55,6 +58,8 @@ def demo(
     """Train two small ModernBERT retrievers from nothing; measure them beside the starters."""
     from retrieval.encoders.starters import DEFAULT_STARTER
     from retrieval.evaluation.metrics import load_pytrec_eval
+    from retrieval.evaluation.planned import Evaluations
+    from retrieval.evaluation.stages import StageCache
     from retrieval.training.run_folder import claim_output
 
     load_pytrec_eval()  # a missing extra is told before the training
@@ -68,10 +73,13 @@ def demo(
     train(output, "dense", dry_run)
     stage("training the ColBERT encoder")
     train(output, "colbert", dry_run)
+    quiet_libraries()
     results = []
+    evaluations = Evaluations(StageCache(output / "stages"), overwrite=True, progress=True)
     for system in SYSTEMS:
         stage(f"indexing and measuring {system.name}")
-        results.append(measure(output, system, overwrite))
+        results.append(measure(output, evaluations, system))
+    shutil.rmtree(evaluations.cache.folder)
     stage.finish()
     console = Console()
     report(console, output, results)
@@ -152,36 +160,23 @@ def train(output: Path, kind: str, dry_run: bool) -> None:
     runs.train_multi_vector(recipe, output / kind, overwrite=True, dry_run=dry_run)
 
 
-def measure(output: Path, system: System, overwrite: bool) -> Result:
+def measure(output: Path, evaluations: Evaluations, system: System) -> Result:
     """Index the held-out functions and ask for those with docstrings."""
-    from retrieval import evaluation
-    from retrieval.encoders.starters import STARTERS
-    from retrieval.indexing.retriever import build_index
+    from retrieval.evaluation.manifest import DataChoice, Plan
+    from retrieval.evaluation.planned import PlannedEvaluation
+    from retrieval.evaluation.settings import EvaluationSettings
 
-    collection = evaluation.read_collection(output / "standard-library")
-    encoder = None
-    if system.model:
-        is_starter = system.model in STARTERS
-        name = system.model if is_starter else str(output / system.model / "model")
-        encoder = load_model(name, ModelOptions())
-    index = build_index(
-        output / "indexes" / system.folder,
-        collection.documents(),
-        kind=system.kind,
-        encoder=encoder,
-        overwrite=overwrite,
-        progress=True,
+    collection = output / "standard-library"
+    choice = DataChoice(name=collection.name, folder=collection.name, split="test")
+    planned = PlannedEvaluation(
+        plan=Plan(
+            data=choice, system=_planned(output, system), settings=EvaluationSettings(split="test")
+        ),
+        data=collection,
+        output=output / "results" / system.folder,
     )
-    results = output / "results"
-    result = evaluation.evaluate(
-        collection,
-        index,
-        encoder,
-        system=system.name,
-        run_path=results / f"{system.folder}.trec",
-        progress=True,
-    )
-    result.to_json(results / f"{system.folder}.json")
+    result = evaluations.result(planned)
+    evaluations.take_index(planned, output / "indexes" / system.folder)
     return result
 
 
@@ -209,6 +204,24 @@ def ask(console: Console, index: Path) -> None:
 
     for question, passages in zip(QUESTIONS, Retriever.open(index).search(QUESTIONS, 5)):
         print_passages(console, question, passages)
+
+
+def _planned(output: Path, system: System) -> LexicalSystem | VectorSystem:
+    """The system as an evaluation names it."""
+    from retrieval.encoders.starters import STARTERS
+    from retrieval.evaluation.models import ModelSettings
+    from retrieval.evaluation.systems import LexicalSystem, VectorSystem
+
+    if system.model is None or system.index_kind == "lexical":
+        return LexicalSystem(name=system.name)
+    is_starter = system.model in STARTERS
+    name = system.model if is_starter else str(output / system.model / "model")
+    return VectorSystem(
+        kind="multi-vector" if system.index_kind == "plaid" else "dense",
+        name=system.name,
+        model=ModelSettings(name=name),
+        index=system.index_kind,
+    )
 
 
 def _verdict(results: Sequence[Result]) -> str:

@@ -166,7 +166,9 @@ def evaluate(
             if len(planned) > 1 and not as_json:
                 _print_line(results[-1], suite)
         if output and cache is None:
-            _tidy(stages, output if len(planned) == 1 else None)
+            if len(planned) == 1:
+                evaluations.take_index(planned[0], output / "index")
+            shutil.rmtree(stages, ignore_errors=True)
         report_skipped(bad_lines)
         if as_json:
             print(json.dumps(_as_json(results, suite), indent=2, ensure_ascii=False))
@@ -174,17 +176,6 @@ def evaluate(
             _print(results[0])
         else:
             _print_means(results, suite)
-
-
-def _tidy(stages: Path, kept: Path | None) -> None:
-    """Drop the stages of an evaluation that is finished, but for the index of a single system."""
-    if not stages.exists():
-        return
-    indexes = list(stages.glob("indexes/*/index"))
-    if kept is not None and len(indexes) == 1:
-        shutil.rmtree(kept / "index", ignore_errors=True)
-        indexes[0].rename(kept / "index")
-    shutil.rmtree(stages)
 
 
 def _metric_of(result: Result, suite: Suite | None) -> str:
@@ -214,8 +205,15 @@ def _means(results: Sequence[Result], suite: Suite | None) -> dict[str, float]:
 
 
 def _print_means(results: Sequence[Result], suite: Suite | None) -> None:
+    from retrieval.evaluation.references import known_figures
+
     for system, mean in _means(results, suite).items():
         print(f"{'mean':24} {system:32} {mean:.4f}")
+    for each in known_figures(suite, results) if suite else []:
+        print(
+            f"{each.data_set:24} {each.metric} {each.here:.3f}, known {each.elsewhere:.3f} "
+            f"({each.reference})"
+        )
 
 
 def _as_json(results: Sequence[Result], suite: Suite | None) -> Any:

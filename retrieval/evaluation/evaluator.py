@@ -14,7 +14,7 @@ from retrieval.config import to_mapping
 from retrieval.encoders.protocol import Encoder
 from retrieval.errors import ConfigError, InputError
 from retrieval.evaluation.collection import Collection
-from retrieval.evaluation.metrics import evaluate_run, load_pytrec_eval
+from retrieval.evaluation.metrics import Scores, evaluate_run, load_pytrec_eval
 from retrieval.evaluation.result import (
     Counts,
     Result,
@@ -164,7 +164,7 @@ def evaluate(
             f"the settings ask for the split {settings.split!r}, the collection is "
             f"{collection.split!r}: read it with that split"
         )
-    missing_documents = collection.check_documents(index)
+    collection.check_documents(index)  # before the search: strict ones end here
     system = system or _system_name(index, encoder)
     run, timings = run_queries(
         index,
@@ -177,31 +177,52 @@ def evaluate(
     )
     if run_path is not None:
         write_run(run_path, run, "-".join(system.split()))
-    scores = evaluate_run(collection.qrels, run, settings.metrics)
-    return Result(
+    return measured_result(
+        collection,
+        index,
+        evaluate_run(collection.qrels, run, settings.metrics),
         system=system,
-        collection=collection.name,
-        split=collection.split,
-        collection_fingerprint=collection.fingerprint,
-        metrics=scores.mean,
-        counts=Counts(
-            documents=len(index),
-            queries=len(collection.queries),
-            judgements=sum(map(len, collection.qrels.values())),
-            missing_documents=len(missing_documents),
-            missing_queries=len(collection.missing_queries),
-        ),
         timings=timings,
         settings=settings,
         index_kind=index.kind,
         index_parameters=to_mapping(index.settings),
         index_bytes=index_bytes(index.folder) if index.folder else None,
         model=encoder.reference if encoder else None,
+    )
+
+
+def measured_result(
+    collection: Collection, index: Index[Any], scores: Scores, **facts: Any
+) -> Result:
+    """A result of now and here.
+
+    Args:
+        collection: what was asked.
+        index: of its documents; what is missing there is counted.
+        scores: of the run.
+        facts: the fields of `Result` that collection, scores and environment do not tell.
+
+    Raises:
+        InputError: judged documents are missing and the collection is strict.
+    """
+    return Result(
+        collection=collection.name,
+        split=collection.split,
+        collection_fingerprint=collection.fingerprint,
+        metrics=scores.mean,
+        per_query=scores.per_query,
+        counts=Counts(
+            documents=len(index),
+            queries=len(collection.queries),
+            judgements=sum(map(len, collection.qrels.values())),
+            missing_documents=len(collection.check_documents(index)),
+            missing_queries=len(collection.missing_queries),
+        ),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=python_version(),
         cpu_count=cpu_count(),
         versions=library_versions(),
-        per_query=scores.per_query,
+        **facts,
     )
 
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from retrieval.config import to_mapping
 from retrieval.encoders.protocol import Encoder
 from retrieval.evaluation.collection import Collection
+from retrieval.evaluation.evaluator import measured_result
 from retrieval.evaluation.hardware import this_hardware
 from retrieval.evaluation.manifest import Manifest, Plan
 from retrieval.evaluation.metrics import Scores, evaluate_run
 from retrieval.evaluation.models import ModelFacts, Models, ModelSettings
 from retrieval.evaluation.peak_memory import PeakMemory
-from retrieval.evaluation.result import (
-    Counts,
-    Result,
-    Timings,
-    library_versions,
-    python_version,
-)
+from retrieval.evaluation.result import Result, Timings
 from retrieval.evaluation.runs import Run
 from retrieval.evaluation.staged import (
     DOCUMENT_STORE,
@@ -39,7 +33,6 @@ from retrieval.evaluation.systems import (
     leaves,
     nodes,
 )
-from retrieval.parallel import cpu_count
 from retrieval.records import ModelReference
 
 
@@ -69,49 +62,35 @@ def evaluate_plan(plan: Plan, stages: CollectionStages) -> tuple[Result, Run]:
     collection = stages.collection
     scores, scoring = _measure(plan, collection, run)
     costs = (*dict.fromkeys(stage.costs), scoring)
-    with stages.open_index(leaves(plan.system)[0]) as index:
-        documents = len(index)
-        missing = collection.check_documents(index)
     indexes = {each.name: stages.index(each).facts for each in leaves(plan.system)}
     kind, parameters = _index_of(plan.system, indexes)
-    result = Result(
-        system=plan.system.name,
-        collection=plan.data.name,
-        split=collection.split,
-        collection_fingerprint=collection.fingerprint,
-        metrics=scores.mean,
-        counts=Counts(
-            documents=documents,
-            queries=len(collection.queries),
-            judgements=sum(map(len, collection.qrels.values())),
-            missing_documents=len(missing),
-            missing_queries=len(collection.missing_queries),
-        ),
-        timings=Timings(
-            queries=len(collection.queries),
-            encode_seconds=sum(each.seconds for each in costs if each.name == "encode queries"),
-            search_seconds=float(stage.facts["search_seconds"]),
-        ),
-        settings=settings,
-        index_kind=kind,
-        index_parameters=parameters,
-        index_bytes=sum(facts["bytes"] for facts in indexes.values()),
-        model=_reference(plan.system, stages.models),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        python=python_version(),
-        cpu_count=cpu_count(),
-        versions=library_versions(),
-        per_query=scores.per_query,
-        manifest=Manifest(
-            plan=plan.published(),
-            checksums=stages.checksums,
-            models=models_of(plan.system, stages.models),
-            index_parameters={name: facts["parameters"] for name, facts in indexes.items()},
-            vector_dtype=DOCUMENT_STORE.dtype,
-            hardware=this_hardware(),
-            stages=costs,
-        ),
+    manifest = Manifest(
+        plan=plan.published(),
+        checksums=stages.checksums,
+        models=models_of(plan.system, stages.models),
+        index_parameters={name: facts["parameters"] for name, facts in indexes.items()},
+        vector_dtype=DOCUMENT_STORE.dtype,
+        hardware=this_hardware(),
+        stages=costs,
     )
+    with stages.open_index(leaves(plan.system)[0]) as index:
+        result = measured_result(
+            collection,
+            index,
+            scores,
+            system=plan.system.name,
+            timings=Timings(
+                queries=len(collection.queries),
+                encode_seconds=sum(each.seconds for each in costs if each.name == "encode queries"),
+                search_seconds=float(stage.facts["search_seconds"]),
+            ),
+            settings=settings,
+            index_kind=kind,
+            index_parameters=parameters,
+            index_bytes=sum(facts["bytes"] for facts in indexes.values()),
+            model=_reference(plan.system, stages.models),
+            manifest=manifest,
+        )
     return result, run
 
 

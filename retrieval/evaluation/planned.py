@@ -23,6 +23,7 @@ from retrieval.evaluation.plan_results import evaluate_plan, models_of
 from retrieval.evaluation.result import Result
 from retrieval.evaluation.staged import CollectionStages
 from retrieval.evaluation.stages import StageCache
+from retrieval.evaluation.systems import leaves
 from retrieval.files import BadLines
 
 
@@ -117,6 +118,22 @@ class Evaluations:
         result, run = evaluate_plan(planned.plan, stages)
         save_result(planned.output, result, run, sources)
         return result
+
+    def take_index(self, planned: PlannedEvaluation, folder: Path) -> bool:
+        """Move the index of a plan that was carried out here from the cache to a folder.
+
+        Whatever is in that folder is replaced. The cache lacks the index then: it is for caches
+        that end with the evaluation.
+
+        Returns:
+            False where there is no such index: of systems with several, or of a result that was
+            finished before.
+        """
+        systems = leaves(planned.plan.system)
+        if self._stages is None or len(systems) > 1:
+            return False
+        self._stages[2].take_index(systems[0], folder)
+        return True
 
     def _finished(
         self, planned: PlannedEvaluation, sources: dict[str, str | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -207,6 +208,13 @@ class CollectionStages:
     def open_index(self, system: LexicalSystem | VectorSystem) -> Index[Any]:
         """The index of a system, opened; close it."""
         return open_index(self.index(system).folder / _INDEX)
+
+    def take_index(self, system: LexicalSystem | VectorSystem, folder: Path) -> None:
+        """Move the index of a system out of the cache, to a folder that is replaced."""
+        made = self.index(system).folder / _INDEX
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(folder)
 
     def read_run(self, stage: Stage) -> Run:
         """The run that a stage holds."""

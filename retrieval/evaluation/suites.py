@@ -53,7 +53,7 @@ class DataSet:
         query_prompt, document_prompt: what stands before every text; None is the model's own.
         query_length, document_length: tokens; None is the model's own limit.
         group: data sets of one group count as one in the suite's mean.
-        reference: published figures of the main metric, by system and source.
+        reference: figures of the main metric that are known from elsewhere, by "SYSTEM, SOURCE".
         hub: where the tables of an hf source are.
     """
 

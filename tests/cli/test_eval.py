@@ -28,6 +28,9 @@ source = "folder:again"
 metric = "MRR@5"
 title = "drop"
 ignore_identical_ids = true
+[data.reference]
+"BM25, a paper" = 0.987
+"another, a paper" = 0.5
 """
 
 SYSTEMS = """
@@ -88,7 +91,9 @@ def test_a_suite_has_a_line_a_data_set_and_a_mean(run: Run, suite: Path, tmp_pat
         ["capitals", "BM25", "nDCG@10", "1.0000"],
         ["again", "BM25", "MRR@5", "1.0000"],
         ["mean", "BM25", "1.0000"],
+        ["again", "MRR@5", "1.000,", "known"],
     ]
+    assert done.out.splitlines()[-1].endswith("known 0.987 (BM25, a paper)")
     result = Result.from_json(kept / "again" / "BM25" / "result.json")
     assert result.settings.ignore_identical_ids
     assert result.manifest is not None

@@ -37,8 +37,8 @@ def test_a_stale_table_is_named_and_written_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- table: starters -->\n", "has no end"),
-        ("<!-- table: starters -->\n<!-- table: starters -->\n<!-- end of table -->", "has no end"),
+        ("<!-- table: sweep x -->\n", "has no end"),
+        ("<!-- table: sweep x -->\n<!-- table: sweep x -->\n<!-- end of table -->", "has no end"),
         ("<!-- table: heroes -->\n<!-- end of table -->", "no table 'heroes'"),
         ("<!-- table: sweep -->\n<!-- end of table -->", "no table 'sweep'"),
         ("<!-- table: sweep x.json -->\n<!-- end of table -->", "x.json: no such file"),
