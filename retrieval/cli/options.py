@@ -71,8 +71,13 @@ class ModelOptions:
         int | None, typer.Option(min=1, help="Keep so many components of a vector (Matryoshka).")
     ] = None
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Bring dense vectors to unit length after the cut.")
-    ] = False
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Bring dense vectors to unit length after the cut; by default as the model's "
+            "similarity asks.",
+        ),
+    ] = None
     pool_factor: Annotated[
         float | None,
         typer.Option(min=1, help="Keep one of so many token vectors of a document, by clusters."),
@@ -138,7 +143,7 @@ def load_model(
     quiet_libraries()
     given = {
         "width": options.width,
-        "normalize": options.normalize or None,
+        "normalize": options.normalize,
         "pool_factor": options.pool_factor,
         "query_length": options.query_length,
         "document_length": options.document_length,

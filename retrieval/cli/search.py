@@ -109,7 +109,7 @@ def _without_reduction(options: ModelOptions) -> ModelOptions:
     return replace(
         options,
         width=None,
-        normalize=False,
+        normalize=None,
         pool_factor=None,
         query_length=None,
         document_length=None,

@@ -128,7 +128,7 @@ def _settings(name: str, options: ModelOptions) -> ModelSettings:
         batch_size=options.batch_size,
         max_tokens=options.max_tokens,
         width=options.width,
-        normalize=options.normalize or None,
+        normalize=options.normalize,
         pool_factor=options.pool_factor,
         query_length=options.query_length,
         document_length=options.document_length,

@@ -43,7 +43,7 @@ class DenseEncoder:
         model: the SentenceTransformer that does the work; its `truncate_dim` cuts the embeddings.
         batch_size: texts in a forward pass, for models that only their own library can run.
         inference: how the others are run, and how many tokens they were given.
-        normalize: bring embeddings to unit length after they were cut.
+        normalize: whether embeddings are brought to unit length after they were cut.
         quantization: what makes codes or bits of them; None leaves them float32.
     """
 
@@ -57,7 +57,7 @@ class DenseEncoder:
         batch_size: int = 32,
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
-        normalize: bool = False,
+        normalize: bool | None = None,
         quantization: Quantization | None = None,
         is_int8: bool = False,
     ) -> None:
@@ -66,7 +66,7 @@ class DenseEncoder:
             model, attention=attention, max_tokens=max_tokens, is_int8=is_int8
         )
         self.batch_size = batch_size
-        self.normalize = normalize
+        self.normalize = self._needs_unit_length() if normalize is None else normalize
         self.quantization = quantization
         self._loaded: dict[str, Any] = {}
         self._options: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class DenseEncoder:
         attention: AttentionName = "auto",
         max_tokens: int | None = None,
         width: int | None = None,
-        normalize: bool = False,
+        normalize: bool | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
         query_prompt: str | None = None,
@@ -102,10 +102,10 @@ class DenseEncoder:
             attention: of a ModernBERT; "auto" takes the fastest that the device has.
             max_tokens: of a batch; None takes what suits the device.
             width: leading components that are kept (Matryoshka), as Sentence Transformers'
-                `truncate_dim`: a cut embedding has no unit length any more, even where the model
-                ends in a normalisation. None keeps what the checkpoint says.
+                `truncate_dim`. None keeps what the checkpoint says.
             normalize: bring embeddings to unit length, after the cut, as Sentence Transformers'
-                `normalize_embeddings`.
+                `normalize_embeddings`. None does so where the model compares by cosine: what
+                Sentence Transformers leaves to `similarity`, an index by dot products needs.
             query_length: tokens of a query, instead of the checkpoint's limit.
             document_length: the same for documents.
             query_prompt: put before every query, instead of the checkpoint's prompt.
@@ -152,7 +152,7 @@ class DenseEncoder:
             raise ConfigError(f"width is {width}, expected 1 to {encoder._full_width()} for {name}")
         encoder._options = {
             "width": width,
-            "normalize": normalize or None,
+            "normalize": normalize,
             "query_length": query_length,
             "document_length": document_length,
             "query_prompt": query_prompt,
@@ -362,6 +362,12 @@ class DenseEncoder:
             return self.width
         finally:
             model.truncate_dim = cut
+
+    def _needs_unit_length(self) -> bool:
+        """Whether the model compares by cosine what it does not bring to unit length itself."""
+        model: Any = self.model
+        is_unit = type(model[-1]).__name__ == "Normalize" and self.width == self._full_width()
+        return model.similarity_fn_name == "cosine" and not is_unit
 
     def _given_options(self) -> dict[str, Any]:
         options = {key: value for key, value in self._options.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,26 +93,55 @@ class CollectionStages:
 
     def document_vectors(self, model: ModelSettings) -> Stage:
         """The corpus, encoded."""
+        return self._embeddings(model, self.collection.documents, "encode corpus", {})
+
+    def candidate_vectors(self, model: ModelSettings, first: Stage, documents: int) -> Stage:
+        """The documents that a run found, encoded.
+
+        Where they are half of the corpus or more, all of it is, which other systems can share.
+        This depends on the run alone, not on what is in the cache: vectors that are encoded beside
+        others may differ in the last digit.
+
+        Args:
+            model: a multi-vector one.
+            first: the run.
+            documents: of the corpus.
+        """
+        found = {hit.document_id for hits in self.read_run(first).values() for hit in hits}
+        if 2 * len(found) >= documents:
+            return self.document_vectors(model)
+
+        def candidates() -> Iterator[Document]:
+            return (each for each in self.collection.documents() if each.id in found)
+
+        return self._embeddings(model, candidates, "encode candidates", {"found_by": first.key})
+
+    def _embeddings(
+        self,
+        model: ModelSettings,
+        documents: Callable[[], Iterable[Document]],
+        name: str,
+        inputs: dict[str, Any],
+    ) -> Stage:
         encoder = self.models[model]
 
         def make(folder: Path) -> None:
             write_embeddings(
                 folder / _VECTORS,
-                self.collection.documents(),
+                documents(),
                 encoder,
                 DOCUMENT_STORE,
                 devices=self._devices,
                 progress=self.progress,
             )
 
-        inputs = {
+        made_of = {
             **self._corpus_inputs(),
+            **inputs,
             "model": model_inputs(model, self.models.facts(model)),
             "store": to_mapping(DOCUMENT_STORE),
         }
-        return self.cache.get(
-            "embeddings", inputs, make, name="encode corpus", of=short_name(model)
-        )
+        return self.cache.get("embeddings", made_of, make, name=name, of=short_name(model))
 
     def query_vectors(self, model: ModelSettings) -> Stage:
         """The queries, encoded."""

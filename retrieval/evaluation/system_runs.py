@@ -14,7 +14,7 @@ from retrieval.evaluation.models import model_inputs, short_name
 from retrieval.evaluation.reranked_runs import rerank_by_cross_encoder, rerank_by_maxsim
 from retrieval.evaluation.staged import CollectionStages, SearchSettings, open_vectors, rows_of
 from retrieval.evaluation.stages import Stage
-from retrieval.evaluation.systems import FusionSystem, RerankSystem, System
+from retrieval.evaluation.systems import FusionSystem, RerankSystem, System, leaves
 from retrieval.indexing.fusion import fuse
 from retrieval.records import Hit
 
@@ -62,7 +62,7 @@ def _reranked(stages: CollectionStages, system: RerankSystem, settings: SearchSe
     inputs: dict[str, Any] = {"first": first.key, "by": system.by, "search": to_mapping(settings)}
     needs = [partial(_itself, first)]
     if system.by == "maxsim":
-        needs.append(partial(stages.document_vectors, system.model))
+        needs.append(partial(_candidate_vectors, stages, system, first))
         needs.append(partial(stages.query_vectors, system.model))
         inputs["model"] = model_inputs(system.model, stages.models.facts(system.model))
     else:
@@ -91,6 +91,12 @@ def _reranked(stages: CollectionStages, system: RerankSystem, settings: SearchSe
 
     name = f"rerank with {short_name(system.model)}"
     return stages.cache.get("runs", inputs, make, name=name, of=system.name, needs=needs)
+
+
+def _candidate_vectors(stages: CollectionStages, system: RerankSystem, first: Stage) -> Stage:
+    with stages.open_index(leaves(system.first)[0]) as index:
+        documents = len(index)
+    return stages.candidate_vectors(system.model, first, documents)
 
 
 def _itself(stage: Stage) -> Stage:

@@ -10,6 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer, quantize_embeddings
 
 from retrieval import DenseEncoder, load_encoder
+from retrieval.encoders.live_models import as_encoder
 from retrieval.encoders.quantization import Quantization
 from retrieval.errors import ConfigError, ShapeError
 
@@ -47,6 +48,48 @@ def test_cut_vectors_are_those_of_sentence_transformers(
     assert encoder.reference.width == (width or 24)
 
 
+@pytest.fixture(scope="module")
+def raw_checkpoint(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Sentence Transformers' trainer leaves: no Normalize, and cosine as the similarity."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer = Transformer(str(tiny_backbone))
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    folder = tmp_path_factory.mktemp("models") / "raw"
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("width", [None, 8])
+def test_dot_products_of_a_cosine_model_are_its_similarities(
+    raw_checkpoint: Path, width: int | None
+) -> None:
+    model = SentenceTransformer(str(raw_checkpoint), device="cpu", truncate_dim=width)
+    raw = model.encode_document(TEXTS)
+    assert np.ptp(np.linalg.norm(raw, axis=1)) > 0.01  # dot products of these are something else
+    encoder = DenseEncoder.load(raw_checkpoint, device="cpu", width=width)
+    found = encoded(encoder)
+    np.testing.assert_allclose(found @ found.T, model.similarity(raw, raw), atol=TOLERANCE)
+    as_they_are = DenseEncoder.load(raw_checkpoint, device="cpu", width=width, normalize=False)
+    np.testing.assert_allclose(encoded(as_they_are), raw, atol=TOLERANCE * np.abs(raw).max())
+    assert as_they_are.reference.fingerprint != encoder.reference.fingerprint
+    again = load_encoder(raw_checkpoint, device="cpu", **as_they_are.reference.options)
+    assert again.reference == as_they_are.reference
+    np.testing.assert_array_equal(encoded(as_encoder(model)), found)  # a live one, too
+
+
+def test_vectors_of_a_model_that_compares_by_dot_product_stay_as_they_are(
+    raw_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = SentenceTransformer(str(raw_checkpoint), device="cpu", similarity_fn_name="dot")
+    model.save_pretrained(str(tmp_path / "dot"))
+    encoder = DenseEncoder.load(tmp_path / "dot", device="cpu")
+    assert not encoder.normalize
+    raw = model.encode_document(TEXTS)
+    np.testing.assert_allclose(encoded(encoder), raw, atol=TOLERANCE * np.abs(raw).max())
+
+
 def test_models_that_only_their_library_can_run_are_cut_the_same_way(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +125,7 @@ def test_the_fingerprint_knows_what_changes_vectors_and_nothing_else(checkpoint:
     assert same == [plain] * 2
     others = [
         fingerprint(width=8),
-        fingerprint(width=8, normalize=True),
+        fingerprint(width=8, normalize=False),
         fingerprint(quantization=bits),
         fingerprint(document_length=9),
         plain,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sentence_transformers.base.modules import Dense
 
 from retrieval import DenseEncoder, MultiVectorEncoder, build_index
 from retrieval.encoders.embedding_store import StoreSettings
+from retrieval.encoders.live_models import as_encoder
 from retrieval.errors import ConfigError
 from retrieval.evaluation import EvaluationSettings, evaluate, read_collection
 from retrieval.evaluation.mteb_models import mteb_encoder
@@ -66,6 +70,21 @@ def test_a_pipeline_has_the_scores_of_our_own_evaluation(
     found = scores(MtebPipeline(model, kind=kind), Animals())
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=ROUNDING)
     assert 0 < found["ndcg_at_10"] < 1  # a task that can tell systems apart
+
+
+def test_a_model_that_leaves_its_length_to_cosine_has_them(
+    dense: DenseEncoder, own_scores: Any
+) -> None:
+    raw: Any = copy.deepcopy(dense.model)
+    del raw[-1]  # Normalize
+    vectors = raw.encode([each["text"] for each in mteb_tasks.DOCUMENTS])
+    centred = Dense(384, 384, activation_function=torch.nn.Identity())  # lengths that differ more
+    centred.linear.weight.data = torch.eye(384)
+    centred.linear.bias.data = -torch.from_numpy(vectors.mean(axis=0))
+    raw.append(centred)
+    expected = own_scores(as_encoder(raw), "exact", StoreSettings(dtype="float32"))
+    found = scores(raw, Animals())  # Sentence Transformers' own model, by MTEB's own wrapper
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("encoder", ["dense", "colbert"])

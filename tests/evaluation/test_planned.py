@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -289,6 +290,35 @@ def test_reranking_orders_the_candidates_of_the_first_system_by_maxsim(
         scores = {hit.document_id: hit.score for hit in late[query_id]}
         found = {hit.document_id: hit.score for hit in reranked[query_id]}
         assert found == {hit.document_id: scores[hit.document_id] for hit in hits}
+
+
+def test_reranking_encodes_its_candidates_alone_where_they_are_few(
+    tmp_path: Path, planned: Planned, evaluations: Make, tokens: CountingEncoder
+) -> None:
+    chosen: dict[str, Any] = {"k": 1, "metrics": ("P@1",)}
+    reranked = replace(RERANKED, depth=1)
+    corpus = planned(reranked).data / "corpus.jsonl"
+    before = len(corpus.read_text("utf-8").splitlines())
+    with corpus.open("a", encoding="utf-8") as stream:
+        for number in range(before, 20):
+            stream.write(json.dumps({"_id": f"x{number}", "text": f"brown words {number}"}) + "\n")
+    result = evaluations().result(planned(reranked, **chosen))
+    candidates = {
+        hit.document_id
+        for hits in read_run(planned(reranked).output / "run.trec").values()
+        for hit in hits
+    }
+    assert tokens.documents == len(candidates) < before
+    assert result.manifest is not None
+    assert "encode candidates" in {each.name for each in result.manifest.stages}
+    tokens.documents = 0
+    evaluations().result(planned(LATE, **chosen))  # the whole corpus, for what needs it
+    assert tokens.documents == 20
+    again = evaluations("fresh")
+    again.result(planned(LATE, "other", **chosen))
+    again.result(planned(reranked, "other", **chosen))
+    runs = [tmp_path / each / "reranked" / "run.trec" for each in ("kept", "other")]
+    assert runs[0].read_bytes() == runs[1].read_bytes()  # whatever the cache held
 
 
 def test_titles_can_be_dropped(planned: Planned, evaluations: Make) -> None:

@@ -66,7 +66,7 @@ class ScoredTokens(torch.nn.Module):
 class TextGraph(torch.nn.Module):
     """Backbone, pooling, projections, Matryoshka width and normalisation in one forward."""
 
-    def __init__(self, model: Any, width: int) -> None:
+    def __init__(self, model: Any, width: int, *, is_normalized: bool) -> None:
         super().__init__()
         self.backbone = model[0].auto_model
         vocabulary = self.backbone.get_input_embeddings().num_embeddings
@@ -75,6 +75,7 @@ class TextGraph(torch.nn.Module):
             for module in list(model)[1:]
         )
         self.width = width
+        self.is_normalized = is_normalized
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Vectors of a padded batch.
@@ -96,7 +97,10 @@ class TextGraph(torch.nn.Module):
         for module in self.following:
             features = module(features)
         if "sentence_embedding" in features:
-            return (features["sentence_embedding"][:, : self.width],)
+            embedding = features["sentence_embedding"][:, : self.width]
+            if self.is_normalized:
+                embedding = torch.nn.functional.normalize(embedding, p=2, dim=1)
+            return (embedding,)
         return features["token_embeddings"], features["attention_mask"]
 
 
@@ -128,11 +132,14 @@ def write_graph(
     model: Any = encoder.model
     _check_modules(model)
     model = copy.deepcopy(model).to("cpu").float().eval()
-    on_cpu = type(encoder)(model)
-    outputs = ["token_embeddings", "document_mask"]
-    if not encoder.is_multi_vector:
-        outputs = ["sentence_embedding"]
-    program = _trace(model, encoder.width)
+    on_cpu: DenseEncoder | MultiVectorEncoder
+    if isinstance(encoder, DenseEncoder):
+        on_cpu, outputs = DenseEncoder(model, normalize=encoder.normalize), ["sentence_embedding"]
+        graph = TextGraph(model, encoder.width, is_normalized=encoder.normalize)
+    else:
+        on_cpu, outputs = MultiVectorEncoder(model), ["token_embeddings", "document_mask"]
+        graph = TextGraph(model, encoder.width, is_normalized=False)
+    program = _trace(model, graph)
     save(program, outputs, folder / file)
     save_tokenizer(encoder, folder)
     settings = {
@@ -197,7 +204,7 @@ def _attention(
     return (weights_BHTT @ value).transpose(1, 2).contiguous(), None
 
 
-def _trace(model: Any, width: int) -> ExportedProgram:
+def _trace(model: Any, graph: TextGraph) -> ExportedProgram:
     backbone = model[0].auto_model
     AttentionInterface.register(_ATTENTION, _attention)
     AttentionMaskInterface.register(_ATTENTION, eager_mask)
@@ -209,8 +216,7 @@ def _trace(model: Any, width: int) -> ExportedProgram:
     try:
         backbone.set_attn_implementation(_ATTENTION)
         with torch.no_grad(), quiet():
-            graph = TextGraph(model, width).eval()
-            return torch.export.export(graph, (ids, mask), dynamic_shapes=(shape, shape))
+            return torch.export.export(graph.eval(), (ids, mask), dynamic_shapes=(shape, shape))
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ExportError(
             f"torch can't trace {type(backbone).__name__}: {first_line(error)}"
