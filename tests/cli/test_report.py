@@ -20,7 +20,8 @@ def test_tables_go_to_stdout_without_an_output(run: Run, scifact: Path) -> None:
     done = run("report", scifact, "--no-intervals", "--metric", "nDCG@10")
     assert done.code == 0, done.err
     expected = {
-        path.stem: Result.from_json(path).metrics["nDCG@10"] for path in scifact.glob("*.json")
+        path.parent.name: Result.from_json(path).metrics["nDCG@10"]
+        for path in scifact.glob("*/result.json")
     }
     best = max(expected, key=lambda system: expected[system])
     heading, _, header, _, *rows = done.out.split("\n\n## Size")[0].splitlines()
