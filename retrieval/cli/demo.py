@@ -170,7 +170,9 @@ def measure(output: Path, evaluations: Evaluations, system: System) -> Result:
     choice = DataChoice(name=collection.name, folder=collection.name, split="test")
     planned = PlannedEvaluation(
         plan=Plan(
-            data=choice, system=_planned(output, system), settings=EvaluationSettings(split="test")
+            data=choice,
+            system=_as_evaluated(output, system),
+            settings=EvaluationSettings(split="test"),
         ),
         data=collection,
         output=output / "results" / system.folder,
@@ -206,7 +208,7 @@ def ask(console: Console, index: Path) -> None:
         print_passages(console, question, passages)
 
 
-def _planned(output: Path, system: System) -> LexicalSystem | VectorSystem:
+def _as_evaluated(output: Path, system: System) -> LexicalSystem | VectorSystem:
     """The system as an evaluation names it."""
     from retrieval.encoders.starters import STARTERS
     from retrieval.evaluation.models import ModelSettings

@@ -119,21 +119,16 @@ class Evaluations:
         save_result(planned.output, result, run, sources)
         return result
 
-    def take_index(self, planned: PlannedEvaluation, folder: Path) -> bool:
+    def take_index(self, planned: PlannedEvaluation, folder: Path) -> None:
         """Move the index of a plan that was carried out here from the cache to a folder.
 
         Whatever is in that folder is replaced. The cache lacks the index then: it is for caches
-        that end with the evaluation.
-
-        Returns:
-            False where there is no such index: of systems with several, or of a result that was
-            finished before.
+        that end with the evaluation. Nothing happens where there is no such index: for systems
+        with several, and for a result that was finished before.
         """
         systems = leaves(planned.plan.system)
-        if self._stages is None or len(systems) > 1:
-            return False
-        self._stages[2].take_index(systems[0], folder)
-        return True
+        if self._stages is not None and len(systems) == 1:
+            self._stages[2].take_index(systems[0], folder)
 
     def _finished(
         self, planned: PlannedEvaluation, sources: dict[str, str | None]
