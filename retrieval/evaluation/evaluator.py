@@ -164,7 +164,7 @@ def evaluate(
             f"the settings ask for the split {settings.split!r}, the collection is "
             f"{collection.split!r}: read it with that split"
         )
-    collection.check_documents(index)  # before the search: strict ones end here
+    missing = collection.check_documents(index)
     system = system or _system_name(index, encoder)
     run, timings = run_queries(
         index,
@@ -179,8 +179,10 @@ def evaluate(
         write_run(run_path, run, "-".join(system.split()))
     return measured_result(
         collection,
-        index,
         evaluate_run(collection.qrels, run, settings.metrics),
+        name=collection.name,
+        documents=len(index),
+        missing_documents=len(missing),
         system=system,
         timings=timings,
         settings=settings,
@@ -192,30 +194,35 @@ def evaluate(
 
 
 def measured_result(
-    collection: Collection, index: Index[Any], scores: Scores, **facts: Any
+    collection: Collection,
+    scores: Scores,
+    *,
+    name: str,
+    documents: int,
+    missing_documents: int,
+    **facts: Any,
 ) -> Result:
     """A result of now and here.
 
     Args:
         collection: what was asked.
-        index: of its documents; what is missing there is counted.
         scores: of the run.
+        name: of the data set, which a suite may call otherwise than its folder.
+        documents: in the index.
+        missing_documents: judged, but not there.
         facts: the fields of `Result` that collection, scores and environment do not tell.
-
-    Raises:
-        InputError: judged documents are missing and the collection is strict.
     """
     return Result(
-        collection=collection.name,
+        collection=name,
         split=collection.split,
         collection_fingerprint=collection.fingerprint,
         metrics=scores.mean,
         per_query=scores.per_query,
         counts=Counts(
-            documents=len(index),
+            documents=documents,
             queries=len(collection.queries),
             judgements=sum(map(len, collection.qrels.values())),
-            missing_documents=len(collection.check_documents(index)),
+            missing_documents=missing_documents,
             missing_queries=len(collection.missing_queries),
         ),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

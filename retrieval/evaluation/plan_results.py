@@ -74,23 +74,27 @@ def evaluate_plan(plan: Plan, stages: CollectionStages) -> tuple[Result, Run]:
         stages=costs,
     )
     with stages.open_index(leaves(plan.system)[0]) as index:
-        result = measured_result(
-            collection,
-            index,
-            scores,
-            system=plan.system.name,
-            timings=Timings(
-                queries=len(collection.queries),
-                encode_seconds=sum(each.seconds for each in costs if each.name == "encode queries"),
-                search_seconds=float(stage.facts["search_seconds"]),
-            ),
-            settings=settings,
-            index_kind=kind,
-            index_parameters=parameters,
-            index_bytes=sum(facts["bytes"] for facts in indexes.values()),
-            model=_reference(plan.system, stages.models),
-            manifest=manifest,
-        )
+        documents = len(index)
+        missing = collection.check_documents(index)
+    result = measured_result(
+        collection,
+        scores,
+        name=plan.data.name,
+        documents=documents,
+        missing_documents=len(missing),
+        system=plan.system.name,
+        timings=Timings(
+            queries=len(collection.queries),
+            encode_seconds=sum(each.seconds for each in costs if each.name == "encode queries"),
+            search_seconds=float(stage.facts["search_seconds"]),
+        ),
+        settings=settings,
+        index_kind=kind,
+        index_parameters=parameters,
+        index_bytes=sum(facts["bytes"] for facts in indexes.values()),
+        model=_reference(plan.system, stages.models),
+        manifest=manifest,
+    )
     return result, run
 
 

@@ -24,7 +24,7 @@ source = "folder:capitals"
 
 [[data]]
 name = "again"
-source = "folder:again"
+source = "folder:another-folder"
 metric = "MRR@5"
 title = "drop"
 ignore_identical_ids = true
@@ -67,7 +67,7 @@ depth = 2
 @pytest.fixture
 def suite(tmp_path: Path, collection: Path) -> Path:
     """A suite of two data sets beside it."""
-    shutil.copytree(collection, tmp_path / "again")
+    shutil.copytree(collection, tmp_path / "another-folder")
     path = tmp_path / "small.toml"
     path.write_text(SUITE)
     return path
@@ -98,7 +98,10 @@ def test_a_suite_has_a_line_a_data_set_and_a_mean(run: Run, suite: Path, tmp_pat
     assert result.settings.ignore_identical_ids
     assert result.manifest is not None
     assert result.manifest.plan.data.title == "drop"
-    assert (result.manifest.plan.data.suite, result.manifest.plan.data.folder) == ("small", "again")
+    assert (result.manifest.plan.data.suite, result.manifest.plan.data.folder) == (
+        "small",
+        "another-folder",
+    )
     assert set(read_run(kept / "capitals" / "BM25" / "run.trec")) == {"q1", "q2"}
     assert not (kept / "stages").exists()
 
