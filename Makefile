@@ -24,7 +24,9 @@ demo: $(READY)
 	$(BIN)/retrieval demo --output demo --overwrite
 
 # A process for each core, with one thread for its products: two that share cores wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# They take files in the order of tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 \
+	--dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST)

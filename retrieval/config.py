@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,11 +66,12 @@ def from_mapping(kind: type[T], settings: Mapping[str, Any], *, source: str) -> 
     """
     _check_keys(kind, settings, source)
     try:
-        return TypeAdapter(kind).validate_python(dict(settings))
+        read: T = _adapter(kind).validate_python(dict(settings))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise ConfigError(f"{source}: {where + ': ' if where else ''}{problem['msg']}") from error
+    return read
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
@@ -80,8 +82,13 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         raise ConfigError(f"expected a dataclass instance, got {settings!r}")
-    mapping: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    mapping: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
     return mapping
+
+
+# Both are made of a dataclass's annotations, which takes as long as opening a small index.
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def _check_keys(kind: Any, settings: Mapping[str, Any], source: str, prefix: str = "") -> None:
@@ -91,7 +98,7 @@ def _check_keys(kind: Any, settings: Mapping[str, Any], source: str, prefix: str
             nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
             hint = f"; the nearest known one is '{prefix}{nearest[0]}'" if nearest else ""
             raise ConfigError(f"{source}: unknown key '{prefix}{key}'{hint}")
-        nested = _nested_dataclasses(typing.get_type_hints(kind)[key])
+        nested = _nested_dataclasses(_hints(kind)[key])
         for each in value if isinstance(value, (list, tuple)) else (value,):
             if nested and isinstance(each, Mapping):
                 _check_keys(_tagged(nested, each), each, source, f"{prefix}{key}.")
@@ -108,7 +115,7 @@ def _tagged(candidates: Sequence[Any], value: Mapping[str, Any]) -> Any:
     """The dataclass that a table is meant for: of several, the one whose `kind` it names."""
 
     def is_named(candidate: Any) -> bool:
-        return value.get("kind") in typing.get_args(typing.get_type_hints(candidate).get("kind"))
+        return value.get("kind") in typing.get_args(_hints(candidate).get("kind"))
 
     return next(filter(is_named, candidates), candidates[0])
 

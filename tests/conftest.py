@@ -20,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, the README before all: one left for the end has a core idle."""
+    slow = {each.path for each in items if each.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_readme.py", item.path not in slow))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The development collections beside the checkout; tests that need them skip without."""

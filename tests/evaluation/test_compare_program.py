@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from retrieval.evaluation.index_sweep import IndexSweep
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import run_program
 
 
 @pytest.mark.parametrize(
@@ -30,12 +27,10 @@ def test_a_sweep_is_written_drawn_and_printed(
     (tmp_path / "sweep.toml").write_text(f'[[index]]\nname = "mine"\n{index}\n')
     output = tmp_path / "out" / "sweep.json"
     command = [
-        sys.executable, ROOT / "indexes" / "compare.py", write_beir(), "--model", model,
+        "indexes/compare.py", write_beir(), "--model", model,
         "--sweep", tmp_path / "sweep.toml", "--json", output, "--about", "tiny", "--quick",
     ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_program(*command)
     assert done.returncode == 0, done.stderr
     sweep = IndexSweep.from_json(output)
     assert (sweep.collection, sweep.documents, sweep.queries) == ("tiny", 4, 3)

@@ -37,9 +37,9 @@ EVERY = [(kind, change) for kind in ("exact", "plaid", "faiss", "lexical") for c
     [pytest.param(*each, marks=() if each in ALWAYS else pytest.mark.slow) for each in EVERY],
 )
 def test_a_writer_killed_at_any_step_leaves_a_whole_index(
-    kind: str, change: str, tmp_path: Path
+    kind: str, change: str, memory_folder: Path
 ) -> None:
-    steps = interrupt(kind, change, tmp_path)
+    steps = interrupt(kind, change, memory_folder / f"{kind} {change}")
     assert not any("error" in step for step in steps), steps
     names = [str(step["step"]) for step in steps]
     for wanted in ("sync manifest.json", "rename CURRENT", "sync CURRENT", "mkdir"):

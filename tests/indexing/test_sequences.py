@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,9 @@ def follow(kind: str, steps: Steps, folder: Path) -> None:
 @given(steps=STEPS)
 @settings(max_examples=FEW_SEQUENCES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_sequence_of_changes_gives_what_a_dictionary_gives(
-    kind: str, steps: Steps, tmp_path_factory: pytest.TempPathFactory
+    kind: str, steps: Steps, memory_folder: Path
 ) -> None:
-    follow(kind, steps, tmp_path_factory.mktemp("index"))
+    follow(kind, steps, Path(tempfile.mkdtemp(dir=memory_folder)))
 
 
 @pytest.mark.slow
@@ -132,6 +133,6 @@ def test_any_sequence_of_changes_gives_what_a_dictionary_gives(
 @given(steps=STEPS)
 @settings(max_examples=SEQUENCES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_thousand_sequences_give_what_a_dictionary_gives(
-    kind: str, steps: Steps, tmp_path_factory: pytest.TempPathFactory
+    kind: str, steps: Steps, memory_folder: Path
 ) -> None:
-    follow(kind, steps, tmp_path_factory.mktemp("index"))
+    follow(kind, steps, Path(tempfile.mkdtemp(dir=memory_folder)))

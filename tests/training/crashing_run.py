@@ -1,6 +1,6 @@
 """A run in a process of its own that is killed, as by kill -9, at a point between two system calls.
 
-    python -m tests.training.crashing_run KIND RECIPE.json OUTPUT POINT
+    python tests/training/crashing_run.py KIND RECIPE.json OUTPUT POINT
 
 POINT is `step:N` (while step N is computed), `write:N` (before the Nth file of the run is synced
 to disk), `rename:N` or `renamed:N` (before or after the Nth checkpoint is renamed into its place),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from retrieval.errors import InputError
 from retrieval.evaluation import read_collection
 from retrieval.training.code_sources import extract_sources, find_code
 from retrieval.training.examples import read_contrastive
+from tests.programs import run_program
 
 FUNCTION = '''
 def {name}(x):
@@ -75,10 +75,9 @@ def test_the_name_that_is_imported_and_other_places_are_found(tmp_path: Path) ->
 def test_the_program_writes_pairs_and_a_collection_of_other_modules(
     tmp_path: Path, package: str
 ) -> None:
-    program = Path(__file__).parents[2] / "train/code_pairs.py"
-    command = [sys.executable, str(program), f"{package}/some_code", "--output", "out"]
+    command = ["train/code_pairs.py", f"{package}/some_code", "--output", "out"]
     command += ["--held-out", "0.25"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_program(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     pairs = read_contrastive([tmp_path / "out/train.jsonl"])
     collection = read_collection(tmp_path / "out/held-out")
@@ -89,6 +88,6 @@ def test_the_program_writes_pairs_and_a_collection_of_other_modules(
     assert collection.qrels == {f"q:{each}": {each: 1} for each in documents}
     (source,) = json.loads((tmp_path / "out/sources.json").read_text())
     assert source == {"name": "some_code", "root": "some_code", "package": None, "licence": None}
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = run_program(*command, folder=tmp_path)
     assert again.returncode == 2
     assert "not empty" in again.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ import pytest
 from retrieval.config import to_mapping
 from retrieval.files import write_json
 from retrieval.training.checkpoints import FOLDER, find_damage, list_checkpoints
+from tests.programs import run_program
 from tests.training.conftest import Kind, SmallRuns, curve, weights
 
-ROOT = Path(__file__).parents[2]
 # Between steps, in the first save and in a later one, around the rename, while an old checkpoint is
 # deleted, and in the save of the final model. Four checkpoints of about 14 files and folders.
 POINTS = (
@@ -34,11 +33,7 @@ POINTS = (
 
 
 def run(kind: Kind, recipe: Path, output: Path, point: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.training.crashing_run"]
-    command += [kind, str(recipe), str(output), point]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1_800, check=False
-    )
+    return run_program("tests/training/crashing_run.py", kind, recipe, output, point)
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from retrieval.errors import ConfigError, InputError, LeakError
 from retrieval.training.leak_matching import LeakSettings
 from retrieval.training.leaks import find_leaks, refuse_leaks, write_without
+from tests.programs import run_program
 
 ABSTRACT = (
     "Vitamin D supplements lower the risk of fractures in elderly women who live in nursing homes, "
@@ -177,18 +176,17 @@ def test_the_program_prints_counts_and_writes_clean_files(tmp_path: Path, evalua
     query = "how is the weather station in oslo powered"
     rows = [{"query": "fine", "positive": "fine"}, {"query": query, "positive": "p"}]
     path = write_lines(tmp_path / "train.jsonl", rows)
-    program = Path(__file__).parents[2] / "train/leaks.py"
-    command = [sys.executable, str(program), str(path), "--against", str(evaluation)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["train/leaks.py", path, "--against", evaluation]
+    found = run_program(*command)
     assert found.returncode == 1, found.stderr
     assert found.stdout.splitlines()[0] == f"{path}\t{evaluation}\tquery\tsame\t1"
     assert found.stdout.splitlines()[-1] == "1 of 2 rows leak"
     clean = tmp_path / "clean"
-    command += ["--clean-to", str(clean), "--report", str(tmp_path / "leaks.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--clean-to", clean, "--report", tmp_path / "leaks.json"]
+    done = run_program(*command)
     assert done.returncode == 0, done.stderr
     assert (clean / "train.jsonl").read_text() == json.dumps(rows[0]) + "\n"
     assert json.loads((tmp_path / "leaks.json").read_text())["leaking_rows"] == {str(path): 1}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = run_program(*command)
     assert again.returncode == 2
     assert "is there already" in again.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from retrieval.training import mining_run
 from retrieval.training.mining import MiningSettings, mine
 from retrieval.training.mining_pairs import PairTable, Question, document_id
 from retrieval.training.mining_run import mine_to
+from tests.programs import run_program
 
 WORDS = [
     "path",
@@ -384,11 +383,11 @@ def test_the_program_mines_with_any_index(tmp_path: Path, tiny_backbone: Path, k
     )
     model = tmp_path / "model"
     MultiVectorEncoder.from_backbone(str(tiny_backbone), width=16, seed=1).save(model)
-    command = [sys.executable, str(ROOT / "train/mine.py"), str(path), "--output", "out"]
+    command = ["train/mine.py", path, "--output", "out"]
     command += ["negatives=3", "first=2", "last=20"]
     if kind == "plaid":
-        command += ["--model", str(model), "--teacher", str(model), "relative_margin=0.001"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        command += ["--model", model, "--teacher", model, "relative_margin=0.001"]
+    done = run_program(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "out/negatives.jsonl"
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from safetensors.numpy import load_file
 
 from retrieval.config import to_mapping
 from retrieval.files import write_json
+from tests.programs import start_program
 from tests.training.conftest import Kind, SmallRuns, curve, weights
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tests/training/gradients_of_a_run.py"
+PROGRAM = "tests/training/gradients_of_a_run.py"
 
 
 def train(
@@ -29,19 +26,20 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = runs.recipe(kind, batch_size=8 // processes, **optimizer)
     write_json(folder / "recipe.json", to_mapping(recipe))
-    command = [sys.executable]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", str(port)]
-    command += [str(PROGRAM), kind, str(folder / "recipe.json"), str(folder), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=1_800, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    # What torchrun tells its processes; test_programs.py runs torchrun itself.
+    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    group |= {each: str(processes) for each in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    ranks = [
+        {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        for rank in range(processes)
+    ]
+    arguments = [PROGRAM, kind, folder / "recipe.json", folder, *options]
+    started = [start_program(*arguments, environment=rank) for rank in ranks]
+    for done in [each.wait() for each in started]:
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
 from retrieval.training.recipes import DenseRecipe, MultiVectorRecipe
 from retrieval.training.runs import train_dense, train_multi_vector
+from tests.programs import ROOT, run_program
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
@@ -37,9 +37,9 @@ def run(workplace: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", ["dense", "colbert"])
 def test_a_program_trains_and_prints_where_the_model_is(workplace: Path, kind: str) -> None:
-    program, recipe = ROOT / "train" / f"{kind}.py", ROOT / "train/recipes" / f"code-{kind}.toml"
+    recipe = ROOT / "train/recipes" / f"code-{kind}.toml"
     options = ["--output", "out", "--dry-run", "optimizer.lr=1e-4"]
-    done = run(workplace, sys.executable, str(program), str(recipe), *options)
+    done = run_program(f"train/{kind}.py", recipe, *options, folder=workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "out/model"
     assert load_encoder(workplace / "out" / "model").is_multi_vector == (kind == "colbert")
@@ -66,10 +66,9 @@ def test_two_processes_train_one_model(workplace: Path, launcher: list[str]) -> 
 
 
 def test_a_bad_recipe_ends_with_one_line_and_code_2(workplace: Path) -> None:
-    program, recipe = ROOT / "train/dense.py", ROOT / "train/recipes/code-dense.toml"
-    done = run(
-        workplace, sys.executable, str(program), str(recipe), "--output", "o", "optimizer.lrr=1"
-    )
+    recipe = ROOT / "train/recipes/code-dense.toml"
+    options = ["--output", "o", "optimizer.lrr=1"]
+    done = run_program("train/dense.py", recipe, *options, folder=workplace)
     assert done.returncode == 2
     assert (
         done.stderr.strip()

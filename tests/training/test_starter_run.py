@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
 from retrieval.errors import ConfigError
 from retrieval.training.starter_run import StarterRecipe, find_files
+from tests.programs import ROOT, run_program
 
-ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "train/recipes/starter.toml"
 
 
@@ -30,9 +28,9 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
             for n in range(60)
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    command = [sys.executable, str(ROOT / "train/starter.py"), str(RECIPE), "--dry-run"]
-    command += ["--pairs", str(tmp_path), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = ["train/starter.py", RECIPE, "--dry-run"]
+    command += ["--pairs", tmp_path, "--output", tmp_path / "out"]
+    done = run_program(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "out" / each) for each in ("dense", "colbert")]
     weights = [load_file(tmp_path / "out" / each / "model.safetensors")
@@ -46,20 +44,12 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
     # As if it had been stopped in its last stretch: only that one runs again, to the same weights.
     last = max((tmp_path / "out/stretches").glob("*.safetensors"))
     last.unlink()
-    done = subprocess.run(
-        [*command, "--resume"], capture_output=True, text=True, timeout=600, check=False
-    )
+    done = run_program(*command, "--resume")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step 2,") == 1
     again = load_file(tmp_path / "out/dense/model.safetensors")
     assert all(weights[0][name].equal(again[name]) for name in again)
-    other = subprocess.run(
-        [*command, "--resume", "following.lr=1e-4"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    other = run_program(*command, "--resume", "following.lr=1e-4")
     assert other.returncode == 2
     assert "was made by another recipe or of other pairs" in other.stderr
 
