@@ -57,6 +57,7 @@ def main() -> None:
             "commit": commit(),
             "hardware": _hardware(),
             "seed": SEED,
+            "model": arguments.model,
             "threads": arguments.threads,
             "build_threads": arguments.build_threads,
             "rounds": arguments.rounds,
@@ -77,6 +78,7 @@ class Comparison:
             documents,
             arguments.queries,
             texts=arguments.texts,
+            model=arguments.model,
             processes=arguments.build_threads,
         )
         self._workshop = Workshop(self._data)
@@ -200,6 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="for each setting; default 60")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER")
+    parser.add_argument("--model", help="whose vectors; default MiniLM's token states")
     parser.add_argument("--texts", type=Path, default=DEFAULT_TEXTS, metavar="FOLDER")
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, metavar="FOLDER")
     parser.add_argument("--quick", action="store_true", help="2,000 documents, under 3 minutes")

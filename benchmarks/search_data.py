@@ -29,11 +29,11 @@ from search_encoding import (
     DOCUMENTS,
     QUERY_TOKENS,
     WIDTH,
-    TokenEncoder,
     block_file,
     encode_blocks,
     read_documents,
     read_queries,
+    token_encoder,
 )
 from search_generated import BLOCK as GENERATED_BLOCK
 from search_generated import Block, invent, invent_queries, vary
@@ -100,26 +100,36 @@ class _GrowingFile:
 
 
 def prepare(
-    folder: Path, documents: int, queries: int, *, texts: Path, processes: int = 2
+    folder: Path,
+    documents: int,
+    queries: int,
+    *,
+    texts: Path,
+    model: str | None = None,
+    processes: int = 2,
 ) -> SearchData:
     """Make what is missing, and open it.
 
     Args:
-        folder: of the files; its subfolder `invented` where there are no texts.
+        folder: of the files; its subfolder `invented` where there are no texts, and one of the
+            model's name where there is one.
         documents: how many, those of 20,000 that are real first.
         queries: how many of 1,000.
         texts: the folder of the development collections.
+        model: a multi-vector retriever whose vectors are taken, instead of MiniLM's states.
         processes: that encode, of one thread each.
     """
     is_real = texts.is_dir()
     folder = folder if is_real else folder / "invented"
+    if model is not None and is_real:
+        folder = folder / Path(model).name
     paths = _paths(folder, documents)
     folder.mkdir(parents=True, exist_ok=True)
     if documents > DOCUMENTS:
-        _make_documents(folder, DOCUMENTS, texts if is_real else None, processes)
-    _make_documents(folder, documents, texts if is_real else None, processes)
+        _make_documents(folder, DOCUMENTS, texts if is_real else None, processes, model)
+    _make_documents(folder, documents, texts if is_real else None, processes, model)
     if not paths.queries.exists():
-        _write_queries(paths.queries, texts if is_real else None)
+        _write_queries(paths.queries, texts if is_real else None, model)
     lengths = np.load(paths.lengths)
     truth = _truth(
         folder / f"gt_{documents}.npz",
@@ -137,18 +147,21 @@ def _paths(folder: Path, documents: int) -> Paths:
     return Paths(tokens, token_ids, lengths, folder / "queries.npy")
 
 
-def _make_documents(folder: Path, documents: int, texts: Path | None, processes: int) -> None:
+def _make_documents(
+    folder: Path, documents: int, texts: Path | None, processes: int, model: str | None
+) -> None:
     if all(path.exists() for path in _paths(folder, documents)[:3]):
         return
     if texts is not None and documents <= DOCUMENTS:
-        _encode(folder, documents, texts, processes)
+        _encode(folder, documents, texts, processes, model)
     _write_documents(folder, documents, texts is not None)
 
 
-def _encode(folder: Path, documents: int, texts: Path, processes: int) -> None:
+def _encode(folder: Path, documents: int, texts: Path, processes: int, model: str | None) -> None:
     chosen = read_documents(texts)[: -(-documents // BLOCK) * BLOCK]
     started = time.perf_counter()
-    for done, number in enumerate(encode_blocks(chosen, folder / "blocks", processes), 1):
+    blocks = encode_blocks(chosen, folder / "blocks", processes, model)
+    for done, number in enumerate(blocks, 1):
         seconds = (time.perf_counter() - started) / done
         _log(f"encoded block {number}, {seconds:.1f} s each of {BLOCK} documents")
 
@@ -192,11 +205,11 @@ def _blocks(folder: Path, documents: int, is_real: bool) -> Iterator[Block]:
             yield invent(number, WIDTH, SEED)
 
 
-def _write_queries(path: Path, texts: Path | None) -> None:
+def _write_queries(path: Path, texts: Path | None, model: str | None) -> None:
     if texts is None:
         queries = invent_queries(invent(0, WIDTH, SEED), QUERIES, QUERY_TOKENS, SEED)
     else:
-        encoder = TokenEncoder(read_documents(texts)[:BLOCK])
+        encoder = token_encoder(model, read_documents(texts)[:BLOCK])
         queries = np.stack(encoder.encode_queries(read_queries(texts), QUERIES))
     draft = path.with_suffix(".draft.npy")
     np.save(draft, queries)
@@ -236,6 +249,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=QUERIES, help="at most 1,000")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER")
     parser.add_argument("--texts", type=Path, default=DEFAULT_TEXTS, metavar="FOLDER")
+    parser.add_argument("--model", help="a multi-vector retriever, such as starter-colbert")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     data = prepare(
@@ -243,6 +257,7 @@ def main() -> None:
         arguments.documents,
         arguments.queries,
         texts=arguments.texts,
+        model=arguments.model,
         processes=arguments.processes,
     )
     print(

@@ -1,10 +1,11 @@
-"""Token vectors of real texts for the search benchmark, from a small pretrained model."""
+"""Token vectors of real texts for the search benchmark, from one of two kinds of model."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -129,6 +130,48 @@ class TokenEncoder:
         return states
 
 
+class RetrieverEncoder:
+    """A trained late-interaction model's token vectors, as this package gives them; one thread."""
+
+    def __init__(self, model: str) -> None:
+        import torch
+
+        from retrieval import MultiVectorEncoder
+
+        torch.set_num_threads(1)
+        self._encoder = MultiVectorEncoder.load(
+            model, query_length=QUERY_TOKENS, document_length=MAX_TOKENS
+        )
+        if self._encoder.width != WIDTH:
+            sys.exit(f"{model}: vectors of {self._encoder.width} components, not {WIDTH}")
+
+    def encode_documents(self, texts: list[str]) -> tuple[list[Halves], list[list[int]]]:
+        """As `TokenEncoder.encode_documents`; tokens that the model skips are left out."""
+        from retrieval.encoders.token_texts import token_texts
+
+        tokenizer: Any = self._encoder.model.tokenizer
+        vectors = [each.astype(np.float16) for each in self._encoder.encode_documents(texts)]
+        ids = []
+        for text, rows in zip(texts, vectors):
+            tokens = token_texts(self._encoder, text, "document")
+            assert tokens is not None
+            assert len(tokens) == len(rows)
+            ids.append(tokenizer.convert_tokens_to_ids(tokens))
+        return vectors, ids
+
+    def encode_queries(self, texts: list[str], count: int) -> list[Halves]:
+        """(32, 128) of the first `count` texts that have as many tokens."""
+        # Longer than what may be tried in vain; a text is cut to 32 tokens.
+        vectors = self._encoder.encode_queries(texts[: 4 * count])
+        full = (each.astype(np.float16) for each in vectors if len(each) == QUERY_TOKENS)
+        return list(islice(full, count))
+
+
+def token_encoder(model: str | None, sample: list[str]) -> TokenEncoder | RetrieverEncoder:
+    """The encoder of a trained model, or MiniLM's states where None is named."""
+    return TokenEncoder(sample) if model is None else RetrieverEncoder(model)
+
+
 def read_documents(texts: Path) -> list[str]:
     """Different texts of all sources in a fixed random order; sets of any size start alike."""
     chosen: list[str] = []
@@ -150,7 +193,9 @@ def read_queries(texts: Path) -> list[str]:
     return read_documents(texts)[DOCUMENTS:]
 
 
-def encode_blocks(texts: list[str], folder: Path, processes: int) -> Iterator[int]:
+def encode_blocks(
+    texts: list[str], folder: Path, processes: int, model: str | None
+) -> Iterator[int]:
     """Write the vectors of each 500 texts as a file of its own, and yield its number.
 
     Blocks that are there already are passed over: a killed run goes on where it was.
@@ -167,7 +212,7 @@ def encode_blocks(texts: list[str], folder: Path, processes: int) -> Iterator[in
         min(processes, len(missing)),
         mp_context=get_context("spawn"),
         initializer=_start,
-        initargs=(texts[:BLOCK],),
+        initargs=(model, texts[:BLOCK]),
     ) as pool:
         yield from pool.map(_encode_block, missing)
 
@@ -177,12 +222,12 @@ def block_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.npz"
 
 
-_encoder: TokenEncoder | None = None
+_encoder: TokenEncoder | RetrieverEncoder | None = None
 
 
-def _start(sample: list[str]) -> None:
+def _start(model: str | None, sample: list[str]) -> None:
     global _encoder  # a worker process's own, loaded once
-    _encoder = TokenEncoder(sample)
+    _encoder = token_encoder(model, sample)
 
 
 def _encode_block(task: tuple[Path, int, list[str]]) -> int:

@@ -30,7 +30,7 @@ from retrieval.corpus import read_corpus
 from retrieval.files import BadLines
 from retrieval.indexing.index import check_model
 from retrieval.indexing.versions import index_bytes
-from retrieval.records import Document
+from retrieval.records import Document, ModelReference
 
 
 @takes_model_options
@@ -46,7 +46,10 @@ def index(
     model: Model = None,
     kind: Annotated[
         IndexKind | None,
-        typer.Option(help="By default plaid or faiss, as the model has it; bm25 takes no model."),
+        typer.Option(
+            help="By default faiss or, for multi-vectors, plaid (exact while they are few); bm25 "
+            "takes no model."
+        ),
     ] = None,
     setting: Settings = None,
     devices: Devices = None,
@@ -72,16 +75,18 @@ def index(
     if store is not None:
         check_model(corpus, store.model, encoder.reference if encoder else None)
         documents: EmbeddingStore | Iterable[Document] = store
-        chosen = choose_kind(kind, store.model)
+        reference: ModelReference | None = store.model
     else:
         documents = read_corpus(corpus, bad_lines)
-        chosen = choose_kind(kind, encoder.reference if encoder else None)
+        reference = encoder.reference if encoder else None
+    by_size = kind is None and not setting and reference is not None
+    chosen = choose_kind(kind, reference)
     built = build_index(
         output,
         documents,
-        kind=chosen,
+        kind=None if by_size else chosen,
         encoder=encoder,
-        settings=index_settings(chosen, setting),
+        settings=None if by_size else index_settings(chosen, setting),
         overwrite=overwrite,
         devices=each_device,
         progress=True,

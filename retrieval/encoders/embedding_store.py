@@ -88,6 +88,14 @@ class EmbeddingStore:
         """The number of documents."""
         return self._documents
 
+    @property
+    def components(self) -> int:
+        """Numbers in all vectors together: the tokens of all documents, say, times their width."""
+        width = self.model.width
+        if not self.model.is_multi_vector:
+            return len(self) * width
+        return width * sum(int(arrays["offsets"][-1]) for arrays in self.shard_arrays())
+
     def __iter__(self) -> Iterator[Shard]:
         for arrays in self.shard_arrays():
             documents = [Document(*record) for record in json.loads(arrays["documents"].tobytes())]

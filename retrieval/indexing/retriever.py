@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from retrieval import native
 from retrieval.encoders.embedding_store import EmbeddingStore, StoreSettings, write_embeddings
 from retrieval.encoders.protocol import Encoder
 from retrieval.errors import IndexFilesError, InputError
@@ -20,6 +21,8 @@ from retrieval.progress import track
 from retrieval.records import Allowed, Document, Hit
 
 _TEXT_BATCH = 1_024
+EXACT_COMPONENTS = 32_000_000
+"""250,000 tokens of 128 components, 2,000 passages: beyond, PLAID's default answers faster."""
 
 
 class Passage(NamedTuple):
@@ -117,7 +120,7 @@ def build_index(
     folder: str | Path,
     documents: Iterable[Document] | EmbeddingStore,
     *,
-    kind: str,
+    kind: str | None = None,
     encoder: Encoder | None = None,
     settings: Any = None,
     store: StoreSettings | None = None,
@@ -130,7 +133,8 @@ def build_index(
     Args:
         folder: where the index goes.
         documents: a corpus, or the embeddings of one.
-        kind: "exact", "faiss", "plaid" or "lexical".
+        kind: "exact", "faiss", "plaid" or "lexical"; None takes what suits the vectors and their
+            number (`suitable_kind`).
         encoder: needed for a corpus, unless the index is lexical.
         settings: the index's settings dataclass; defaults where None.
         store: how the embeddings are kept until the index is built.
@@ -145,7 +149,6 @@ def build_index(
     folder = Path(folder)
     if (folder / "CURRENT").exists() and not overwrite:
         raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
-    index = index_class(kind)
     options: dict[str, Any] = {"settings": settings, "overwrite": overwrite}
     if kind == "lexical":
         if isinstance(documents, EmbeddingStore):
@@ -153,15 +156,15 @@ def build_index(
         batches = list(_text_batches(track(documents, "reading documents", enabled=progress)))
         if not batches:
             raise InputError("the corpus has no documents")
-        return index.build(folder, batches, **options)
+        return index_class(kind).build(folder, batches, **options)
     source = documents.model if isinstance(documents, EmbeddingStore) else None
     source = source or (encoder.reference if encoder else None)
     if source is not None and "quantization" in source.options:
-        raise InputError(f"a {kind} index takes float vectors, not the codes of a quantization")
+        raise InputError("an index takes float vectors, not the codes of a quantization")
     if isinstance(documents, EmbeddingStore):
         embeddings, temporary = documents, None
     elif encoder is None:
-        raise InputError(f"a {kind} index needs an encoder")
+        raise InputError("an index of vectors needs an encoder")
     else:
         temporary = folder / "embeddings"
         embeddings = write_embeddings(
@@ -169,12 +172,24 @@ def build_index(
         )
     if not len(embeddings):
         raise InputError("the corpus has no documents")
-    built = index.build(
+    built = index_class(kind or suitable_kind(embeddings)).build(
         folder, _EmbeddedBatches(embeddings, progress), model=embeddings.model, **options
     )
     if temporary is not None:
         shutil.rmtree(temporary)
     return built
+
+
+def suitable_kind(embeddings: EmbeddingStore) -> str:
+    """The kind of index that these vectors are best kept in, where nobody says otherwise.
+
+    Single vectors: FAISS, which scores every document too while they are few. Multi-vectors: exact
+    up to `EXACT_COMPONENTS`, where the compiled kernels are there, and PLAID beyond.
+    """
+    if not embeddings.model.is_multi_vector:
+        return "faiss"
+    is_small = embeddings.components <= EXACT_COMPONENTS
+    return "exact" if is_small and native.instruction_set() else "plaid"
 
 
 class _EmbeddedBatches:

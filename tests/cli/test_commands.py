@@ -27,12 +27,13 @@ from tests.cli.running import LINES, Run
 @pytest.mark.parametrize(
     ("options", "kind", "model"),
     [
-        ([], "plaid", "starter-colbert"),
-        (["--kind", "exact"], "exact", "starter-colbert"),
+        ([], "exact", "starter-colbert"),
+        (["--kind", "plaid"], "plaid", "starter-colbert"),
+        (["--set", "bits=2"], "plaid", "starter-colbert"),
         (["--kind", "faiss"], "faiss", "starter-dense"),
         (["--kind", "bm25"], "lexical", None),
     ],
-    ids=["nothing", "exact", "faiss", "bm25"],
+    ids=["nothing", "plaid", "bits", "faiss", "bm25"],
 )
 def test_without_a_model_a_starter_indexes_and_searches_and_bm25_takes_none(
     run: Run, corpus: Path, tmp_path: Path, options: list[str], kind: str, model: str | None

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from retrieval import native
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.embedding_store import StoreSettings, write_embeddings
 from retrieval.encoders.quantization import Quantization
 from retrieval.errors import IndexFilesError, InputError, ModelMismatchError
-from retrieval.indexing import Passage, Retriever, build_index
+from retrieval.indexing import Passage, Retriever, build_index, retriever
 from retrieval.records import Document, ModelReference
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
@@ -81,6 +82,37 @@ def test_embeddings_are_indexed_without_an_encoder(tmp_path: Path) -> None:
     built = build_index(tmp_path / "index", store, kind="plaid")
     assert built.model == encoder.reference
     assert (tmp_path / "embeddings").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("is_multi_vector", "most", "compiled", "kind"),
+    [
+        (True, 25, True, "exact"),
+        (True, 24, True, "plaid"),
+        (True, 25, False, "plaid"),
+        (False, 24, True, "faiss"),
+    ],
+    ids=["few", "many", "no kernels", "single vectors"],
+)
+def test_the_kind_suits_the_vectors_and_their_number(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_multi_vector: bool,
+    most: int,
+    compiled: bool,
+    kind: str,
+) -> None:
+    monkeypatch.setattr(retriever, "EXACT_COMPONENTS", most)
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx2" if compiled else None)
+    encoder = WordEncoder(is_multi_vector=is_multi_vector)
+    # Five documents with a known word each, as a vector of five components; in several shards.
+    store = write_embeddings(
+        tmp_path / "embeddings", DOCUMENTS, encoder, StoreSettings(shard_documents=2)
+    )
+    assert store.components == 25
+    assert retriever.suitable_kind(store) == kind
+    if compiled:
+        assert build_index(tmp_path / "index", store).kind == kind
 
 
 def test_an_index_opens_its_model_with_the_options_that_filled_it(
