@@ -21,8 +21,9 @@ from retrieval.progress import track
 from retrieval.records import Allowed, Document, Hit
 
 _TEXT_BATCH = 1_024
-EXACT_COMPONENTS = 32_000_000
-"""250,000 tokens of 128 components, 2,000 passages: beyond, PLAID's default answers faster."""
+EXACT_COMPONENTS = 16_000_000
+"""125,000 tokens of 128 components, some 1,000 passages. PLAID's default is the faster one from
+twice as many with AVX-512 and from half as many with AVX2 (benchmarks/search.py)."""
 
 
 class Passage(NamedTuple):
