@@ -7,7 +7,9 @@ compiled the package installs without it and computes through torch and NumPy.
 
 from __future__ import annotations
 
+import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,39 +87,21 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link."""
-        folder = Path(self.build_temp)
         self._flags = [*FLAGS, *SANITIZER_FLAGS] if self.sanitize else FLAGS
-        objects: list[str] = []
-        macros = []
-        for name, flags in EMULATED_TILES.items():
-            objects += self._compile_tiles(name, flags)
-        if platform.system() == "Linux" and "avx512_bf16" in INSTRUCTION_SETS:
-            try:
-                objects += self._compile_tiles(
-                    "amx_attention", [*INSTRUCTION_SETS["avx512_bf16"], *AMX]
-                )
-                macros = [("HAS_AMX", "1")]
-            except CompileError as error:
-                self.warn(f"this compiler lacks AMX, so the library will not use it: {error}")
+        # A core compiles one instruction set while another compiles the next.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            amx = pool.submit(self._compile_amx)
+            tiles = [pool.submit(self._compile_tiles, *each) for each in EMULATED_TILES.items()]
+            kernels = [
+                pool.submit(self._compile_kernels, *each) for each in INSTRUCTION_SETS.items()
+            ]
+        objects = [path for each in (*tiles, amx, *kernels) for path in each.result()]
         objects += self.compiler.compile(
             ["native/interface.cpp", "native/amx.cpp"],
-            output_dir=str(folder),
-            macros=macros,
+            output_dir=self.build_temp,
+            macros=[("HAS_AMX", "1")] if amx.result() else [],
             extra_postargs=self._flags,
         )
-        for name, flags in INSTRUCTION_SETS.items():
-            objects += self.compiler.compile(
-                KERNEL_SOURCES,
-                output_dir=str(folder / name),
-                macros=[
-                    ("KERNELS", f"{name}_kernels"),
-                    ("INT8_KERNELS", f"{name}_int8_kernels"),
-                    ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
-                    ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
-                    ("MAXSIM_KERNELS", f"{name}_maxsim"),
-                ],
-                extra_postargs=[*self._flags, *flags],
-            )
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
@@ -125,6 +109,31 @@ class BuildLibrary(build_ext):
             extra_postargs=SANITIZER_FLAGS if self.sanitize else LINK_FLAGS,
             target_lang="c++",
         )
+
+    def _compile_kernels(self, name: str, flags: list[str]) -> list[str]:
+        objects: list[str] = self.compiler.compile(
+            KERNEL_SOURCES,
+            output_dir=str(Path(self.build_temp) / name),
+            macros=[
+                ("KERNELS", f"{name}_kernels"),
+                ("INT8_KERNELS", f"{name}_int8_kernels"),
+                ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
+                ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
+                ("MAXSIM_KERNELS", f"{name}_maxsim"),
+            ],
+            extra_postargs=[*self._flags, *flags],
+        )
+        return objects
+
+    def _compile_amx(self) -> list[str]:
+        """Nothing where there are no AMX tiles, or the compiler does not know them."""
+        if platform.system() != "Linux" or "avx512_bf16" not in INSTRUCTION_SETS:
+            return []
+        try:
+            return self._compile_tiles("amx_attention", [*INSTRUCTION_SETS["avx512_bf16"], *AMX])
+        except CompileError as error:
+            self.warn(f"this compiler lacks AMX, so the library will not use it: {error}")
+            return []
 
     def _compile_tiles(self, name: str, flags: list[str]) -> list[str]:
         objects: list[str] = self.compiler.compile(
