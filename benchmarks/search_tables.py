@@ -86,9 +86,10 @@ def print_headlines(result: dict[str, Any]) -> None:
 
 def print_markdown(report: dict[str, Any]) -> None:
     """The tables of benchmarks/README.md, from the JSON of a run."""
+    vectors = f" of {report['model']}" if report.get("model") else ""
     for result in report["results"]:
         print(
-            f"{result['documents']:,} documents, {result['tokens']:,} tokens, "
+            f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, "
             f"{result['queries']} queries of 32 tokens; kernels `{report['hardware']['kernels']}`; "
             f"one thread, {report['build_threads']} to build:\n"
         )

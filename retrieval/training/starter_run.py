@@ -15,16 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from retrieval.backbone.precision import uses_bfloat16
 from retrieval.config import to_mapping
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.multi_vector import MultiVectorEncoder
+from retrieval.encoders.starters import about_starters, starter_folder
 from retrieval.errors import ConfigError
-from retrieval.files import read_json, sha256, write_json
+from retrieval.files import map_arrays, read_json, sha256, write_json
 from retrieval.training.inheritance import InheritanceSettings, empty_model, inherit
 from retrieval.training.shared_backbone import (
     SharedBackbone,
@@ -156,6 +158,39 @@ def train_starter(
             shared.fit(batches, states, stretch, report=report)
             kept.keep(shared, number)
     return shared
+
+
+def go_on_from_package(
+    recipe: StarterRecipe, teacher: Path, files: Mapping[str, Path], stretches: Path
+) -> None:
+    """Keep the package's starters as what a recipe left before its last stretch.
+
+    `train_starter` then has that one left. The package holds 8 bits of each weight, so the result
+    is near that of the whole recipe, and not the same.
+
+    Args:
+        recipe: whose stretches before the last made the package's starters.
+        teacher: as for `train_starter`.
+        files: the same.
+        stretches: a new folder.
+
+    Raises:
+        ConfigError: the recipe has no stretch of pairs.
+    """
+    if not recipe.pairs:
+        raise ConfigError("the recipe has no [[pairs]] with which the starters could go on")
+    folder = starter_folder("starter-colbert")
+    backbone = map_arrays(folder / "model.safetensors")
+    projection = map_arrays(folder / "1_Dense" / "model.safetensors")["linear.weight"]
+    shared = SharedBackbone(
+        empty_model(BertConfig.from_pretrained(teacher), recipe.shape),
+        torch.from_numpy(np.array(projection, np.float32)),
+        scale=about_starters()["scale"],
+    )
+    shared.backbone.load_state_dict(
+        {name: torch.from_numpy(np.array(each, np.float32)) for name, each in backbone.items()}
+    )
+    _Stretches(stretches, recipe, files).keep(shared, len(recipe.pairs))
 
 
 def save_starter(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
+from retrieval.encoders.starters import checkpoint_folder
 from retrieval.errors import ConfigError
 from retrieval.training.starter_run import StarterRecipe, find_files
 from tests.programs import ROOT, run_program
@@ -17,10 +18,9 @@ from tests.programs import ROOT, run_program
 RECIPE = ROOT / "train/recipes/starter.toml"
 
 
-@pytest.mark.slow
-def test_the_program_makes_two_retrievers_on_one_backbone(
-    tmp_path: Path, minilm_path: Path
-) -> None:
+@pytest.fixture
+def command(tmp_path: Path, minilm_path: Path) -> list[str | Path]:
+    """The program's, with a few pairs for each file of the recipe; it writes `tmp_path`/out."""
     recipe = from_mapping(StarterRecipe, read_recipe(RECIPE), source="recipe")
     for name in recipe.weights:
         lines = [
@@ -28,8 +28,14 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
             for n in range(60)
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    command = ["train/starter.py", RECIPE, "--dry-run"]
-    command += ["--pairs", tmp_path, "--output", tmp_path / "out"]
+    program: list[str | Path] = ["train/starter.py", RECIPE, "--dry-run"]
+    return [*program, "--pairs", tmp_path, "--output", tmp_path / "out"]
+
+
+@pytest.mark.slow
+def test_the_program_makes_two_retrievers_on_one_backbone(
+    tmp_path: Path, command: list[str | Path]
+) -> None:
     done = run_program(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "out" / each) for each in ("dense", "colbert")]
@@ -52,6 +58,21 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
     other = run_program(*command, "--resume", "following.lr=1e-4")
     assert other.returncode == 2
     assert "was made by another recipe or of other pairs" in other.stderr
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_the_packages_starters(tmp_path: Path, command: list[str | Path]) -> None:
+    done = run_program(*command, "--from-package")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step 2,") == 1
+    before = load_file(Path(checkpoint_folder("starter-dense")) / "model.safetensors")
+    after = load_file(tmp_path / "out/dense/model.safetensors")
+    assert before.keys() == after.keys()
+    moved = [(after[name].float() - each.float()).abs().max() for name, each in before.items()]
+    assert 0 < max(moved) < 0.01
+    refused = run_program(*command, "--from-package", "--resume")
+    assert refused.returncode == 2
+    assert "take one" in refused.stderr
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
