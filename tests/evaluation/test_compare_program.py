@@ -26,7 +26,7 @@ def test_a_sweep_is_written_drawn_and_printed(
     pytest.importorskip("matplotlib")
     (tmp_path / "sweep.toml").write_text(f'[[index]]\nname = "mine"\n{index}\n')
     output = tmp_path / "out" / "sweep.json"
-    command = [
+    command: list[str | Path] = [
         "indexes/compare.py", write_beir(), "--model", model,
         "--sweep", tmp_path / "sweep.toml", "--json", output, "--about", "tiny", "--quick",
     ]  # fmt: skip

@@ -176,7 +176,7 @@ def test_the_program_prints_counts_and_writes_clean_files(tmp_path: Path, evalua
     query = "how is the weather station in oslo powered"
     rows = [{"query": "fine", "positive": "fine"}, {"query": query, "positive": "p"}]
     path = write_lines(tmp_path / "train.jsonl", rows)
-    command = ["train/leaks.py", path, "--against", evaluation]
+    command: list[str | Path] = ["train/leaks.py", path, "--against", evaluation]
     found = run_program(*command)
     assert found.returncode == 1, found.stderr
     assert found.stdout.splitlines()[0] == f"{path}\t{evaluation}\tquery\tsame\t1"

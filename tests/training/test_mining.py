@@ -383,7 +383,7 @@ def test_the_program_mines_with_any_index(tmp_path: Path, tiny_backbone: Path, k
     )
     model = tmp_path / "model"
     MultiVectorEncoder.from_backbone(str(tiny_backbone), width=16, seed=1).save(model)
-    command = ["train/mine.py", path, "--output", "out"]
+    command: list[str | Path] = ["train/mine.py", path, "--output", "out"]
     command += ["negatives=3", "first=2", "last=20"]
     if kind == "plaid":
         command += ["--model", model, "--teacher", model, "relative_margin=0.001"]

@@ -36,7 +36,7 @@ def train(
         {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
         for rank in range(processes)
     ]
-    arguments = [PROGRAM, kind, folder / "recipe.json", folder, *options]
+    arguments: list[str | Path] = [PROGRAM, kind, folder / "recipe.json", folder, *options]
     started = [start_program(*arguments, environment=rank) for rank in ranks]
     for done in [each.wait() for each in started]:
         assert done.returncode == 0, done.stderr
