@@ -112,7 +112,7 @@ def prepare(
 
     Args:
         folder: of the files; its subfolder `invented` where there are no texts, and one of the
-            model's name where there is one.
+            model's name where a model is named, which needs texts.
         documents: how many, those of 20,000 that are real first.
         queries: how many of 1,000.
         texts: the folder of the development collections.
@@ -121,7 +121,9 @@ def prepare(
     """
     is_real = texts.is_dir()
     folder = folder if is_real else folder / "invented"
-    if model is not None and is_real:
+    if model is not None:
+        if not is_real:
+            sys.exit(f"{texts}: no texts there for {model} to encode")
         folder = folder / Path(model).name
     paths = _paths(folder, documents)
     folder.mkdir(parents=True, exist_ok=True)

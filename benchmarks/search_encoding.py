@@ -161,7 +161,7 @@ class RetrieverEncoder:
 
     def encode_queries(self, texts: list[str], count: int) -> list[Halves]:
         """(32, 128) of the first `count` texts that have as many tokens."""
-        # Longer than what may be tried in vain; a text is cut to 32 tokens.
+        # A text is cut to 32 tokens; those that have fewer are passed over.
         vectors = self._encoder.encode_queries(texts[: 4 * count])
         full = (each.astype(np.float16) for each in vectors if len(each) == QUERY_TOKENS)
         return list(islice(full, count))

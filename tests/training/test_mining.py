@@ -49,7 +49,6 @@ WORDS = [
 ]
 # Scores of a random model are close: float16 would change their order.
 FLOAT32 = StoreSettings(dtype="float32")
-ROOT = Path(__file__).parents[2]
 
 
 def sentences(count: int, seed: int) -> list[str]:

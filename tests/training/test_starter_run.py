@@ -48,7 +48,8 @@ def test_the_program_makes_two_retrievers_on_one_backbone(
     (vector,) = load_encoder(tmp_path / "out/dense").encode_queries(["a text"])
     assert vector.shape == (384,)
     # As if it had been stopped in its last stretch: only that one runs again, to the same weights.
-    last = max((tmp_path / "out/stretches").glob("*.safetensors"))
+    kept = (tmp_path / "out/stretches").glob("*.safetensors")
+    last = max(kept, key=lambda path: int(path.stem))
     last.unlink()
     done = run_program(*command, "--resume")
     assert done.returncode == 0, done.stderr
