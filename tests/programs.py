@@ -37,6 +37,8 @@ class Program(NamedTuple):
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
+            self.process.join()
+            shutil.rmtree(self.streams)
             raise subprocess.TimeoutExpired(self.command, timeout)
         out, err = ((self.streams / each).read_text("utf-8") for each in ("out", "err"))
         shutil.rmtree(self.streams)

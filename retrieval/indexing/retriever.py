@@ -14,7 +14,7 @@ import numpy as np
 from retrieval import native
 from retrieval.encoders.embedding_store import EmbeddingStore, StoreSettings, write_embeddings
 from retrieval.encoders.protocol import Encoder
-from retrieval.errors import IndexFilesError, InputError
+from retrieval.errors import ConfigError, IndexFilesError, InputError
 from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch, Index
 from retrieval.progress import track
@@ -144,12 +144,18 @@ def build_index(
         progress: show bars on stderr.
 
     Raises:
+        ConfigError: no such kind, or settings without one.
         IndexFilesError: `folder` holds an index and `overwrite` is False.
         InputError: no encoder for an index of vectors, quantized ones, or no documents at all.
     """
     folder = Path(folder)
     if (folder / "CURRENT").exists() and not overwrite:
         raise IndexFilesError(f"{folder}: holds an index already (--overwrite replaces it)")
+    # Told before hours of encoding.
+    if kind is not None:
+        index_class(kind)
+    elif settings is not None:
+        raise ConfigError("settings are those of one kind of index: name the kind too")
     options: dict[str, Any] = {"settings": settings, "overwrite": overwrite}
     if kind == "lexical":
         if isinstance(documents, EmbeddingStore):

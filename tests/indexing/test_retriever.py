@@ -14,8 +14,8 @@ from retrieval import native
 from retrieval.encoders.dense import DenseEncoder
 from retrieval.encoders.embedding_store import StoreSettings, write_embeddings
 from retrieval.encoders.quantization import Quantization
-from retrieval.errors import IndexFilesError, InputError, ModelMismatchError
-from retrieval.indexing import Passage, Retriever, build_index, retriever
+from retrieval.errors import ConfigError, IndexFilesError, InputError, ModelMismatchError
+from retrieval.indexing import Passage, PlaidSettings, Retriever, build_index, retriever
 from retrieval.records import Document, ModelReference
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
@@ -113,6 +113,16 @@ def test_the_kind_suits_the_vectors_and_their_number(
     assert retriever.suitable_kind(store) == kind
     if compiled:
         assert build_index(tmp_path / "index", store).kind == kind
+
+
+@pytest.mark.parametrize("options", [{"kind": "hnsw"}, {"settings": PlaidSettings()}])
+def test_what_can_be_no_index_is_told_before_anything_is_encoded(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    encoder = WordEncoder(is_multi_vector=True)
+    with pytest.raises(ConfigError):
+        build_index(tmp_path / "index", DOCUMENTS, encoder=encoder, **options)
+    assert encoder.calls == 0
 
 
 def test_an_index_opens_its_model_with_the_options_that_filled_it(

@@ -383,10 +383,9 @@ def test_the_program_mines_with_any_index(tmp_path: Path, tiny_backbone: Path, k
     model = tmp_path / "model"
     MultiVectorEncoder.from_backbone(str(tiny_backbone), width=16, seed=1).save(model)
     command: list[str | Path] = ["train/mine.py", path, "--output", "out"]
-    command += ["negatives=3", "first=2", "last=20"]
     if kind == "plaid":
         command += ["--model", model, "--teacher", model, "relative_margin=0.001"]
-    done = run_program(*command, folder=tmp_path)
+    done = run_program(*command, "negatives=3", "first=2", "last=20", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "out/negatives.jsonl"
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
