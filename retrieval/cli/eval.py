@@ -53,7 +53,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="plaid, faiss, exact or bm25; by default plaid or faiss, as the model has it. "
-            "bm25 takes no model. May come several times."
+            "bm25 takes no model. Or the folder of an index, which is measured as it is, with the "
+            "model that it names. May come several times."
         ),
     ] = None,
     systems: Annotated[

@@ -208,7 +208,7 @@ def _as_found(manifest: Manifest) -> Plan:
     """The plan, each number format that was left to the hardware as it was chosen then."""
     weights = {each.name: each.weights for each in manifest.models}
 
-    def change(model: ModelSettings, _: bool) -> ModelSettings:
+    def change(model: ModelSettings) -> ModelSettings:
         dtype: Any = weights[model.name] if model.dtype == "auto" else model.dtype
         return replace(model, dtype=dtype)
 

@@ -1,8 +1,9 @@
-"""Systems under test from the command line: models times kinds of index, or a file of them."""
+"""Systems under test from the command line: models times kinds of index, saved ones, or a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -27,27 +28,37 @@ def choose_systems(
 
     Args:
         models: each in every index of `kinds` that it fits; a starter where there are none.
-        kinds: of index; what suits the model where there are none. "bm25" stands for itself.
-        settings: `key=value` of the index, of which there must be one kind then.
+        kinds: of index; what suits the model where there are none. "bm25" stands for itself, and
+            the folder of an index for that one, with the model that it names.
+        settings: `key=value` of the index, of which there must be one kind then; of a saved one
+            those of the search alone.
         options: of all models.
         file: of tables [[system]], instead of all others.
 
     Raises:
         ConfigError: options that contradict each other, an index that does not fit a model, or two
             systems of the same name.
+        IndexFilesError: a damaged index.
     """
+    from retrieval.evaluation.saved_indexes import saved_facts, with_own_models
     from retrieval.evaluation.staged import index_settings
-    from retrieval.evaluation.systems import leaves, read_systems
+    from retrieval.evaluation.systems import SavedSystem, leaves, read_systems
 
     if file is not None:
         if models or kinds or settings:
             raise ConfigError("--systems says all of --model, --index and --set: leave them out")
         systems = read_systems(file)
+    elif any(_is_index(each) for each in kinds):
+        systems = _saved(models, kinds, settings, options)
     else:
         systems = _products(models, [_kind(each) for each in kinds], settings, options)
+    systems = [with_own_models(each, partial(_remembered, options=options)) for each in systems]
     for each in systems:
-        for leaf in leaves(each):
-            index_settings(leaf)  # a wrong setting is told before hours of encoding
+        for leaf in leaves(each):  # a wrong setting is told before hours of encoding
+            if isinstance(leaf, SavedSystem):
+                saved_facts(leaf)
+            else:
+                index_settings(leaf)
     names = [each.name for each in systems]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -61,7 +72,41 @@ def _kind(name: str) -> IndexKind:
     for known in get_args(IndexKind):
         if name == known:
             return cast(IndexKind, known)
-    raise ConfigError(f"--index is {name!r}, expected one of {', '.join(get_args(IndexKind))}")
+    raise ConfigError(
+        f"--index is {name!r}, expected one of {', '.join(get_args(IndexKind))}, or the folder of "
+        "an index"
+    )
+
+
+def _is_index(name: str) -> bool:
+    return name not in get_args(IndexKind) and (Path(name) / "CURRENT").is_file()
+
+
+def _saved(
+    models: Sequence[str], folders: Sequence[str], settings: Sequence[str], options: ModelOptions
+) -> list[System]:
+    from retrieval.evaluation.systems import SavedSystem
+    from retrieval.indexing.versions import read_manifest
+
+    given = with_overrides({}, settings)
+    kinds = [each for each in folders if not _is_index(each)]
+    if kinds:
+        raise ConfigError(f"--index {kinds[0]} beside the folder of an index: take --systems FILE")
+    if len(models) > 1:
+        raise ConfigError("an index takes one model: leave --model out, and it is its own")
+    systems: list[System] = []
+    for each in folders:
+        own = read_manifest(Path(each)).model or ModelReference("", "", False, 0)
+        model = _remembered(own._replace(name=models[0]), options) if models else None
+        systems.append(
+            SavedSystem(name=Path(each).resolve().name, folder=each, model=model, settings=given)
+        )
+    return systems
+
+
+def _remembered(reference: ModelReference, options: ModelOptions) -> ModelSettings:
+    """How an index remembers its model, where the command line says nothing."""
+    return _settings(reference.name, options).with_defaults(**reference.options)
 
 
 def _products(

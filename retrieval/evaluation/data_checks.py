@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from retrieval.config import from_mapping, to_mapping
 from retrieval.corpus import find_jsonl
 from retrieval.errors import DownloadError
 from retrieval.evaluation.data_checksums import data_checksum
-from retrieval.evaluation.data_folders import exclusive, is_read_only
+from retrieval.evaluation.data_folders import exclusive, is_read_only, read_record
 from retrieval.evaluation.data_sets import locate
 from retrieval.evaluation.suites import DataSet
 from retrieval.files import count_lines, read_json, write_json
 from retrieval.qrels import read_qrels
+
+logger = logging.getLogger(__name__)
 
 SEEN_FILE = "seen.json"
 """In the folder of data: the checksum and sizes of each data set when it was seen first."""
@@ -50,7 +53,8 @@ def check_data(data_set: DataSet, folder: Path) -> CheckedData:
 
     The checksum is the suite's, else the one that was found first, which `seen.json` in the
     folder of data keeps (unless that folder is read-only). Files that have not changed since are
-    not read.
+    not read. A folder that somebody has put there is taken for what its name says, with a warning
+    at the first look where the suite has no checksum.
 
     Args:
         data_set: of a suite.
@@ -63,7 +67,15 @@ def check_data(data_set: DataSet, folder: Path) -> CheckedData:
     path = locate(data_set, folder)
     checksum = data_checksum(path, data_set.split)
     key = " ".join(filter(None, (data_set.source, data_set.revision, data_set.split)))
-    seen = _seen(folder).get(key)
+    entries = _seen(folder)
+    seen = entries.get(key)
+    if not seen and not data_set.checksum and data_set.kind != "folder" and not read_record(path):
+        others = [name for name, each in entries.items() if each.checksum == checksum]
+        also = f", and they were taken for {others[0]} before" if others else ""
+        logger.warning(
+            "%s: nothing says that the data in %s are those of %s%s: they are taken for them",
+            data_set.name, path, data_set.source, also,
+        )  # fmt: skip
     expected = data_set.checksum or (seen.checksum if seen else checksum)
     if checksum != expected:
         origin = "the suite says" if data_set.checksum else f"{folder / SEEN_FILE} says"

@@ -140,6 +140,10 @@ def evaluate(
 ) -> Result:
     """Ask all queries of a collection and measure the answers.
 
+    The objects may be anything that was made in memory, so that the result has no manifest. An
+    index in a folder is measured with one as a `SavedSystem`, by `Evaluations` or by
+    `retrieval eval --index FOLDER`.
+
     Args:
         collection: queries and judgements; the corpus is not read.
         index: an index of the collection's documents.

@@ -15,10 +15,10 @@ from pathlib import Path
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.evaluation.data_checksums import DataChecksums
 from retrieval.evaluation.manifest import Manifest, Plan
-from retrieval.evaluation.models import ModelFacts
+from retrieval.evaluation.models import ModelFacts, published_name
 from retrieval.evaluation.result import Result
 from retrieval.evaluation.runs import Run, write_run
-from retrieval.evaluation.systems import FusionSystem, LexicalSystem, nodes
+from retrieval.evaluation.systems import FusionSystem, LexicalSystem, SavedSystem, nodes
 from retrieval.files import read_json, write_json
 
 RESULT = "result.json"
@@ -78,6 +78,7 @@ def confirm(
     manifest: Manifest,
     checksums: DataChecksums,
     models: Sequence[ModelFacts],
+    saved_indexes: Mapping[str, str],
     sources: Mapping[str, str | None],
 ) -> None:
     """Note that a result still stands: its sources were touched, but are the same.
@@ -85,17 +86,19 @@ def confirm(
     Raises:
         ConfigError: they are not; the message says what was and what is.
     """
-    difference = manifest.difference(checksums, models)
+    difference = manifest.difference(checksums, models, saved_indexes)
     if difference:
         raise ConfigError(f"{folder}: holds the result of other sources: {difference} {_ADVICE}")
     write_json(folder / _SOURCES, dict(sources))
 
 
 def source_states(plan: Plan, data: Path) -> dict[str, str | None]:
-    """A state for the data and for each model that is a folder; None where it is not there."""
+    """A state for the data, and for each model and each saved index; None where it is not there."""
     states = {"data": _state(data)}
     for each in nodes(plan.system):
-        if not isinstance(each, LexicalSystem | FusionSystem):
+        if isinstance(each, SavedSystem):
+            states[f"index {published_name(each.folder)}"] = _state(Path(each.folder))
+        if not isinstance(each, LexicalSystem | FusionSystem) and each.model is not None:
             states[f"model {each.model.published().name}"] = _state(Path(each.model.name))
     return states
 

@@ -21,18 +21,11 @@ from retrieval.evaluation.latency import SearchTimes, Vectors, in_process, measu
 from retrieval.evaluation.metrics import evaluate_run, load_pytrec_eval
 from retrieval.indexing import Index, index_class
 from retrieval.indexing.retriever import build_index
+from retrieval.indexing.search_settings import check_search_settings
 from retrieval.indexing.versions import index_bytes
 from retrieval.parallel import cpu_count
 from retrieval.qrels import Qrels
 from retrieval.records import Hit
-
-_SEARCH_SETTINGS = {
-    "faiss": ("nprobe", "ef_search", "rescored"),
-    "plaid": (
-        "quality", "probes", "candidates", "scored", "rescored", "margin", "patience",
-    ),
-}  # fmt: skip
-"""By kind: what can be changed without building anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +41,13 @@ class IndexVariant:
     """Values of settings that concern searching alone; every combination is measured."""
 
     def __post_init__(self) -> None:
-        known = _SEARCH_SETTINGS.get(self.kind, ())
+        try:
+            check_search_settings(self.kind, self.search)
+        except ConfigError as error:
+            raise ConfigError(
+                f"index {self.name!r}: {error}: put it under build, in an index of its own"
+            ) from error
         for name, values in self.search.items():
-            if name not in known:
-                expected = ", ".join(known) or "none"
-                raise ConfigError(
-                    f"index {self.name!r}: {name!r} is no setting of the search of a {self.kind} "
-                    f"index, which has {expected}: put it under build, in an index of its own"
-                )
             if not values:
                 raise ConfigError(f"index {self.name!r}: {name} has no values")
         self.settings(threads=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from retrieval.evaluation.collection import TitleHandling
@@ -61,6 +61,8 @@ class Manifest:
         checksums: of the data that were found.
         models: that were found, in the order of `model_settings(plan.system)`.
         index_parameters: every setting of each index, by system; among them the seeds.
+        saved_indexes: of indexes that were there already, by system, the SHA-256 of what they say
+            of themselves, which covers every byte of their files.
         vector_dtype: how vectors of documents are kept between encoding and index.
         hardware: of the last stage; see the costs for those that were done before.
         stages: what each took.
@@ -73,6 +75,7 @@ class Manifest:
     vector_dtype: str
     hardware: Hardware
     stages: tuple[StageCost, ...]
+    saved_indexes: dict[str, str] = field(default_factory=dict)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -80,12 +83,18 @@ class Manifest:
         found = {name: each.get("seed") for name, each in self.index_parameters.items()}
         return {name: seed for name, seed in found.items() if seed is not None}
 
-    def difference(self, checksums: DataChecksums, models: Sequence[ModelFacts]) -> str | None:
+    def difference(
+        self,
+        checksums: DataChecksums,
+        models: Sequence[ModelFacts],
+        saved_indexes: Mapping[str, str],
+    ) -> str | None:
         """What differs between the sources of the result and those that are there now.
 
         Args:
             checksums: of the data that are there now.
             models: likewise, in the same order.
+            saved_indexes: likewise, by system.
 
         Returns:
             One line with the value then and now, of the first difference; None where there is none.
@@ -99,4 +108,9 @@ class Manifest:
                 then, now = getattr(before, name), getattr(found, name)
                 if then != now:
                     return f"the {name} of the model {found.name} was {then}, and is {now} now"
+        for name, then in self.saved_indexes.items():
+            if saved_indexes[name] != then:
+                return (
+                    f"the SHA-256 of the index {name} was {then}, and is {saved_indexes[name]} now"
+                )
         return None

@@ -35,6 +35,7 @@ class ModelSettings:
     width: int | None = None
     normalize: bool | None = None
     pool_factor: float | None = None
+    protected_tokens: int | None = None
     query_length: int | None = None
     document_length: int | None = None
     query_prompt: str | None = None
@@ -80,7 +81,7 @@ class ModelFacts:
 
 
 def published_name(name: str) -> str:
-    """A model's name for a result: a folder below the working folder relative to it.
+    """A model's or an index's name for a result: a folder below the working folder relative to it.
 
     Every other name stays as it was given.
     """

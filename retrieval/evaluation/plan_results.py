@@ -17,6 +17,7 @@ from retrieval.evaluation.models import ModelFacts, Models, ModelSettings
 from retrieval.evaluation.peak_memory import PeakMemory
 from retrieval.evaluation.result import Result, Timings
 from retrieval.evaluation.runs import Run
+from retrieval.evaluation.saved_indexes import saved_checksums
 from retrieval.evaluation.staged import (
     DOCUMENT_STORE,
     CollectionStages,
@@ -28,6 +29,7 @@ from retrieval.evaluation.systems import (
     FusionSystem,
     LexicalSystem,
     RerankSystem,
+    SavedSystem,
     System,
     VectorSystem,
     leaves,
@@ -69,6 +71,7 @@ def evaluate_plan(plan: Plan, stages: CollectionStages) -> tuple[Result, Run]:
         checksums=stages.checksums,
         models=models_of(plan.system, stages.models),
         index_parameters={name: facts["parameters"] for name, facts in indexes.items()},
+        saved_indexes=saved_checksums(plan.system),
         vector_dtype=DOCUMENT_STORE.dtype,
         hardware=this_hardware(),
         stages=costs,
@@ -104,7 +107,7 @@ def models_of(system: System, models: Models) -> tuple[ModelFacts, ...]:
     for each in nodes(system):
         if isinstance(each, RerankSystem) and each.by == "cross-encoder":
             found[each.model] = models.cross_encoder(each.model).facts
-        elif isinstance(each, RerankSystem | VectorSystem):
+        elif isinstance(each, RerankSystem | VectorSystem | SavedSystem) and each.model:
             found[each.model] = models.facts(each.model)
     return tuple(found.values())
 
@@ -126,6 +129,8 @@ def _index_of(
     """The kind and the parameters that tables show."""
     if isinstance(system, LexicalSystem | VectorSystem):
         return system.index, indexes[system.name]["parameters"]
+    if isinstance(system, SavedSystem):
+        return indexes[system.name]["kind"], indexes[system.name]["parameters"]
     if isinstance(system, FusionSystem):
         of = [each.name for each in system.of]
         return "fusion", {"of": of, "depth": system.depth, **to_mapping(system.fusion)}
@@ -133,7 +138,7 @@ def _index_of(
 
 
 def _reference(system: System, models: Models) -> ModelReference | None:
-    if not isinstance(system, VectorSystem):
+    if not isinstance(system, VectorSystem | SavedSystem) or system.model is None:
         return None
     encoder: Encoder = models[system.model]
     return encoder.reference._replace(name=models.facts(system.model).name)

@@ -21,9 +21,10 @@ from retrieval.evaluation.metrics import load_pytrec_eval
 from retrieval.evaluation.models import Models
 from retrieval.evaluation.plan_results import evaluate_plan, models_of
 from retrieval.evaluation.result import Result
+from retrieval.evaluation.saved_indexes import saved_checksums
 from retrieval.evaluation.staged import CollectionStages
 from retrieval.evaluation.stages import StageCache
-from retrieval.evaluation.systems import leaves
+from retrieval.evaluation.systems import SavedSystem, leaves
 from retrieval.files import BadLines
 
 
@@ -109,7 +110,8 @@ class Evaluations:
         stages = self._stages_of(planned)
         if planned.repeats is not None:
             models = models_of(planned.plan.system, self.models)
-            difference = planned.repeats.difference(stages.checksums, models)
+            saved = saved_checksums(planned.plan.system)
+            difference = planned.repeats.difference(stages.checksums, models, saved)
             if difference:
                 raise InputError(
                     f"{planned.data}: not what made the result: {difference}: find the same, or "
@@ -124,11 +126,12 @@ class Evaluations:
 
         Whatever is in that folder is replaced. The cache lacks the index then: it is for caches
         that end with the evaluation. Nothing happens where there is no such index: for systems
-        with several, and for a result that was finished before.
+        with several, for one that was there already, and for a result that was finished before.
         """
         systems = leaves(planned.plan.system)
-        if self._stages is not None and len(systems) == 1:
-            self._stages[2].take_index(systems[0], folder)
+        if self._stages is None or len(systems) != 1 or isinstance(systems[0], SavedSystem):
+            return
+        self._stages[2].take_index(systems[0], folder)
 
     def _finished(
         self, planned: PlannedEvaluation, sources: dict[str, str | None]
@@ -142,6 +145,7 @@ class Evaluations:
                 result.manifest,
                 data_checksums(planned.data, planned.plan.data.split),
                 models_of(planned.plan.system, self.models),
+                saved_checksums(planned.plan.system),
                 sources,
             )
         missing = result.counts.missing_documents + result.counts.missing_queries

@@ -97,8 +97,8 @@ class Result:
     per_query: dict[str, dict[str, float]]
     """Values by query id, then by metric."""
     manifest: Manifest | None = None
-    """What made the result, enough to repeat it; None in results of `evaluate`, which is given an
-    index and does not know what it was made from, and in files of before."""
+    """What made the result, enough to repeat it; None in files of before, and in results of
+    `evaluate`, which is given objects and not what they were made from."""
 
     def to_json(self, path: Path) -> None:
         """Write everything as JSON, atomically; an older file is replaced."""

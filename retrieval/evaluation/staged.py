@@ -19,10 +19,11 @@ from retrieval.evaluation.data_checksums import DataChecksums
 from retrieval.evaluation.evaluator import search_items
 from retrieval.evaluation.models import Models, ModelSettings, model_inputs, short_name
 from retrieval.evaluation.runs import Run, read_run, write_run
+from retrieval.evaluation.saved_indexes import open_saved, saved_facts
 from retrieval.evaluation.stages import Stage, StageCache
-from retrieval.evaluation.systems import LexicalSystem, VectorSystem
+from retrieval.evaluation.systems import IndexSystem, LexicalSystem, SavedSystem, VectorSystem
 from retrieval.indexing import index_class, open_index
-from retrieval.indexing.index import Index
+from retrieval.indexing.index import Index, check_model
 from retrieval.indexing.retriever import build_index
 from retrieval.indexing.versions import index_bytes, read_manifest
 from retrieval.records import Document, Query
@@ -162,11 +163,14 @@ class CollectionStages:
         }
         return self.cache.get("queries", inputs, make, name="encode queries", of=short_name(model))
 
-    def index(self, system: LexicalSystem | VectorSystem) -> Stage:
+    def index(self, system: IndexSystem) -> Stage:
         """The index of a system; its facts are the `parameters` that it has, and its `bytes`.
 
-        Parameters that were "auto" may have been chosen by the index.
+        Parameters that were "auto" may have been chosen by the index. One that was there already
+        stays where it is, and its `kind` is a fact too.
         """
+        if isinstance(system, SavedSystem):
+            return self._saved(system)
         settings = index_settings(system)
         inputs = {"index": system.index, "settings": to_mapping(settings), **_release()}
         needs = []
@@ -198,19 +202,29 @@ class CollectionStages:
             needs=needs,
         )
 
-    def search(self, system: LexicalSystem | VectorSystem, settings: SearchSettings) -> Stage:
+    def _saved(self, system: SavedSystem) -> Stage:
+        facts = saved_facts(system)
+        if system.model is not None:
+            check_model(Path(system.folder), facts.model, self.models[system.model].reference)
+        return Stage(
+            key=facts.checksum,
+            folder=Path(system.folder),
+            costs=(),
+            facts={"kind": facts.kind, "parameters": facts.parameters, "bytes": facts.bytes},
+        )
+
+    def search(self, system: IndexSystem, settings: SearchSettings) -> Stage:
         """The run of a system that asks an index."""
         inputs: dict[str, Any] = {
-            **self._corpus_inputs(),
+            **self._index_inputs(system),
             "queries": self._query_inputs(),
-            "index": system.index,
-            "settings": to_mapping(index_settings(system)),
             "search": to_mapping(settings),
             **_release(),
         }
         needs = [partial(self.index, system)]
         if isinstance(system, VectorSystem):
             self.check_kind(system)
+        if not isinstance(system, LexicalSystem) and system.model is not None:
             needs.append(partial(self.query_vectors, system.model))
             inputs["model"] = model_inputs(system.model, self.models.facts(system.model))
 
@@ -218,7 +232,7 @@ class CollectionStages:
             items = (
                 rows_of(open_vectors(encoded)) if encoded else [each.text for each in self._queries]
             )
-            with open_index(built.folder / _INDEX) as index:
+            with _opened(system, built) as index:
                 search_items(index, ["first"], items[:1], settings.k)  # warm before the clock
                 run, seconds = search_items(
                     index,
@@ -234,9 +248,9 @@ class CollectionStages:
 
         return self.cache.get("runs", inputs, make, name="search", of=system.name, needs=needs)
 
-    def open_index(self, system: LexicalSystem | VectorSystem) -> Index[Any]:
+    def open_index(self, system: IndexSystem) -> Index[Any]:
         """The index of a system, opened; close it."""
-        return open_index(self.index(system).folder / _INDEX)
+        return _opened(system, self.index(system))
 
     def take_index(self, system: LexicalSystem | VectorSystem, folder: Path) -> None:
         """Move the index of a system out of the cache, to a folder that is replaced."""
@@ -272,6 +286,12 @@ class CollectionStages:
     def _queries(self) -> tuple[Query, ...]:
         return self.collection.queries
 
+    def _index_inputs(self, system: IndexSystem) -> dict[str, Any]:
+        if isinstance(system, SavedSystem):
+            return {"index": self.index(system).key, "settings": system.settings}
+        settings = to_mapping(index_settings(system))
+        return {**self._corpus_inputs(), "index": system.index, "settings": settings}
+
     def _corpus_inputs(self) -> dict[str, Any]:
         return {"corpus": self.checksums.corpus, "title": self.collection.title}
 
@@ -287,6 +307,12 @@ def index_settings(system: LexicalSystem | VectorSystem) -> Any:
     """
     kind = index_class(system.index).settings_type
     return from_mapping(kind, system.settings, source=f"settings of {system.name}")
+
+
+def _opened(system: IndexSystem, stage: Stage) -> Index[Any]:
+    if isinstance(system, SavedSystem):
+        return open_saved(system, stage.key)
+    return open_index(stage.folder / _INDEX)
 
 
 class _QueriesAsDocuments:

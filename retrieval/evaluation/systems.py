@@ -1,4 +1,4 @@
-"""Systems under test: an index with its model, several fused, or one reranked; and their files."""
+"""Systems under test: an index with its model, several fused, one reranked; and their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from retrieval.config import from_mapping, read_recipe
 from retrieval.errors import ConfigError
-from retrieval.evaluation.models import ModelSettings
+from retrieval.evaluation.models import ModelSettings, published_name
 from retrieval.indexing.fusion import FusionSettings, Method
 
 
@@ -65,6 +65,28 @@ class VectorSystem:
     def is_multi_vector(self) -> bool:
         """Whether the model makes one vector a token."""
         return self.kind == "multi-vector"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSystem:
+    """An index that is there already, as somebody filled and changed it.
+
+    Attributes:
+        name: in tables, and of the folder of its results.
+        folder: of the index.
+        model: encodes the queries. None is the one that the index names, which `with_own_model`
+            puts here, and stays None for a lexical index, which takes texts.
+        settings: of the search alone, such as `quality`, instead of those that the index has.
+    """
+
+    kind: Literal["saved"] = "saved"
+    name: str
+    folder: str
+    model: ModelSettings | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +152,15 @@ class RerankSystem:
         _check_depth(self.name, self.depth)
 
 
-System = Annotated[
-    LexicalSystem | VectorSystem | FusionSystem | RerankSystem, Field(discriminator="kind")
-]
+IndexSystem = LexicalSystem | VectorSystem | SavedSystem
+"""Those that ask an index."""
+System = Annotated[IndexSystem | FusionSystem | RerankSystem, Field(discriminator="kind")]
 
 _CLASSES: dict[str, type[Any]] = {
     "bm25": LexicalSystem,
     "dense": VectorSystem,
     "multi-vector": VectorSystem,
+    "saved": SavedSystem,
     "fusion": FusionSystem,
     "rerank": RerankSystem,
 }
@@ -157,41 +180,60 @@ def nodes(system: System) -> Iterator[System]:
         yield from nodes(each)
 
 
-def leaves(system: System) -> list[LexicalSystem | VectorSystem]:
+def leaves(system: System) -> list[IndexSystem]:
     """Those of `nodes` that ask an index, from left to right, each once."""
-    found = [each for each in nodes(system) if isinstance(each, LexicalSystem | VectorSystem)]
+    found = [each for each in nodes(system) if isinstance(each, IndexSystem)]
     return [each for number, each in enumerate(found) if each not in found[:number]]
 
 
-def map_models(system: System, change: Callable[[ModelSettings, bool], ModelSettings]) -> System:
-    """The same system with other settings of its models.
-
-    Args:
-        system: any.
-        change: is given the settings of each model, and whether it is a cross-encoder.
-    """
-    if isinstance(system, LexicalSystem):
-        return system
+def map_systems(system: System, change: Callable[[System], System]) -> System:
+    """The same system, each of `nodes` changed, those below first."""
     if isinstance(system, FusionSystem):
-        return replace(system, of=tuple(map_models(each, change) for each in system.of))
-    if isinstance(system, VectorSystem):
-        return replace(system, model=change(system.model, False))
-    model = change(system.model, system.by == "cross-encoder")
-    return replace(system, model=model, first=map_models(system.first, change))
+        system = replace(system, of=tuple(map_systems(each, change) for each in system.of))
+    elif isinstance(system, RerankSystem):
+        system = replace(system, first=map_systems(system.first, change))
+    return change(system)
+
+
+def map_models(system: System, change: Callable[[ModelSettings], ModelSettings]) -> System:
+    """The same system with other settings of its models."""
+
+    def changed(each: System) -> System:
+        if isinstance(each, LexicalSystem | FusionSystem) or each.model is None:
+            return each
+        return replace(each, model=change(each.model))
+
+    return map_systems(system, changed)
 
 
 def with_model_defaults(system: System, **defaults: Any) -> System:
-    """The same system, each encoder with a data set's settings where it says nothing itself."""
+    """The same system, each encoder with a data set's settings where it says nothing itself.
 
-    def change(model: ModelSettings, is_cross_encoder: bool) -> ModelSettings:
-        return model if is_cross_encoder else model.with_defaults(**defaults)
+    Neither a cross-encoder nor the encoder of a saved index, whose documents are encoded already.
+    """
 
-    return map_models(system, change)
+    def changed(each: System) -> System:
+        if isinstance(each, VectorSystem) or (
+            isinstance(each, RerankSystem) and each.by == "maxsim"
+        ):
+            return replace(each, model=each.model.with_defaults(**defaults))
+        return each
+
+    return map_systems(system, changed)
 
 
 def published(system: System) -> System:
-    """The same system with names of models that others may read; see `published_name`."""
-    return map_models(system, lambda model, _: model.published())
+    """The same system with names that others may read, of models and indexes.
+
+    See `published_name`.
+    """
+
+    def renamed(each: System) -> System:
+        if isinstance(each, SavedSystem):
+            return replace(each, folder=published_name(each.folder))
+        return each
+
+    return map_systems(map_models(system, ModelSettings.published), renamed)
 
 
 def read_systems(path: Path) -> list[System]:

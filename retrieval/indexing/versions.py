@@ -161,6 +161,12 @@ def read_manifest(folder: Path, version: Path | None = None) -> Manifest:
     return manifest
 
 
+def version_checksum(version: Path) -> str:
+    """The SHA-256 of a version's manifest, which covers the SHA-256 of each of its files."""
+    checksum: str = read_json(version / MANIFEST)["sha256"]
+    return checksum
+
+
 def check_bytes(version: Path, name: str | None = None) -> None:
     """Compare the SHA-256 of one file of a version, or of all, with the manifest.
 

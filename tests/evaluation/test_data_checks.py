@@ -12,6 +12,7 @@ from retrieval.errors import DownloadError, InputError
 from retrieval.evaluation import data_checks
 from retrieval.evaluation.data_checks import SEEN_FILE, check_data
 from retrieval.evaluation.data_checksums import data_checksum
+from retrieval.evaluation.data_folders import write_record
 from retrieval.evaluation.suites import DataSet
 
 WriteBeir = Callable[..., Path]
@@ -61,6 +62,26 @@ def test_data_that_have_changed_are_an_error_with_both_checksums(
         check_data(replace(TINY, checksum=before), tmp_path)
     assert not check_data(replace(TINY, checksum=after), tmp_path).is_first_seen
     assert check_data(TINY, tmp_path).facts.relevant == 4, "the suite's word counts from now on"
+
+
+def test_a_folder_of_the_right_name_is_taken_for_a_source_with_a_warning(
+    write_beir: WriteBeir, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_beir()
+    check_data(TINY, tmp_path)
+    assert not caplog.messages
+    fetched = replace(TINY, source="beir:tiny")
+    check_data(fetched, tmp_path)
+    (message,) = caplog.messages
+    assert message == (
+        f"a: nothing says that the data in {folder} are those of beir:tiny, and they were taken "
+        "for folder:tiny test before: they are taken for them"
+    )
+    check_data(fetched, tmp_path)
+    (tmp_path / SEEN_FILE).unlink()
+    write_record(folder, {"source": "beir:tiny"})
+    check_data(fetched, tmp_path)
+    assert caplog.messages == [message], "once, and not where the folder says what it is"
 
 
 @pytest.mark.parametrize(

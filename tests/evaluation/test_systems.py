@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from retrieval.evaluation.systems import (
     FusionSystem,
     LexicalSystem,
     RerankSystem,
+    SavedSystem,
     VectorSystem,
     leaves,
     map_models,
@@ -143,6 +145,8 @@ def test_a_data_sets_lengths_go_to_encoders_that_say_nothing_and_not_to_cross_en
     assert isinstance(changed.first, VectorSystem)
     assert changed.model == ModelSettings(name="c")
     assert changed.first.model == ModelSettings(name="m", query_length=64, document_length=100)
+    saved = SavedSystem(name="saved", folder="indexes/mine", model=ModelSettings(name="m"))
+    assert with_model_defaults(saved, query_length=64) == saved, "its documents are encoded"
     late = with_model_defaults(RERANKED, query_length=64)
     assert isinstance(late, RerankSystem)
     assert late.model.query_length == 64
@@ -153,9 +157,13 @@ def test_a_published_system_names_folders_below_the_working_folder_only(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     absolute = str(tmp_path / "models" / "mine")
-    system = published(map_models(DENSE, lambda model, _: ModelSettings(name=absolute)))
+    system = published(map_models(DENSE, lambda model: ModelSettings(name=absolute)))
     assert isinstance(system, VectorSystem)
     assert system.model.name == "models/mine"
+    saved = SavedSystem(name="saved", folder=str(tmp_path / "indexes" / "mine"))
+    fused = published(FusionSystem(name="fused", of=(DENSE, saved)))
+    assert isinstance(fused, FusionSystem)
+    assert fused.of == (DENSE, replace(saved, folder="indexes/mine"))
     assert published(RERANKED) == RERANKED
 
 
