@@ -122,7 +122,7 @@ def _values(result: Result, metric: str) -> NDArray[np.float64]:
 
 def _interval(samples: Sequence[NDArray[np.float64]]) -> Interval:
     drawn = bootstrap(samples, SignificanceSettings(trials=_TRIALS))
-    return Interval(drawn.low, drawn.high)
+    return Interval(max(drawn.low, 0.0), min(drawn.high, 1.0))  # no metric goes beyond
 
 
 def _with_best(rows: dict[str, list[Cell | None]]) -> dict[str, tuple[Cell | None, ...]]:

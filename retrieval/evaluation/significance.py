@@ -103,14 +103,16 @@ def bootstrap(
 ) -> BootstrapResult:
     """An interval and a p value for the mean difference, by drawing queries with replacement.
 
-    Queries are drawn within each data set. The interval holds the middle of the drawn means
-    (Efron's percentiles). The test is two-sided and studentised: it compares the mean over its
-    standard error with what draws from the differences, shifted to a mean of 0, give. The p value
-    is 1 where all differences of a data set are equal in every data set: such queries say nothing
-    about how far others would vary.
+    Queries are drawn within each data set. Both are two-sided and studentised: the mean over its
+    standard error is compared with what draws from the differences, shifted to a mean of 0, give,
+    and the interval holds every mean that the observed one would not be told apart from. So it is
+    symmetric, and 0 is outside of it exactly where p is at most 1 - confidence. The p value is 1
+    where all differences of a data set are equal in every data set, and the interval is their mean
+    alone: such queries say nothing about how far others would vary.
 
-    Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", sections 13.3 and 16.4;
-    Sakai 2006, "Evaluating evaluation metrics based on the bootstrap", for retrieval.
+    Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", sections 12.5 and 16.4;
+    Hall 1988, "On symmetric bootstrap confidence intervals"; Sakai 2006, "Evaluating evaluation
+    metrics based on the bootstrap", for retrieval.
     """
     settings = settings or SignificanceSettings()
     generator = np.random.default_rng(settings.seed)
@@ -120,16 +122,18 @@ def bootstrap(
         shifts[row], variances[row] = _draws(each, settings.trials, generator)
     shift = shifts.mean(axis=0)
     mean = float(np.mean([each.mean() for each in differences]))
-    tail = (1 - settings.confidence) / 2
-    low, high = mean + np.quantile(shift, [tail, 1 - tail])
     # Both are standard errors but for the same factor, the number of data sets.
     error = np.sqrt(sum(each.var() / len(each) for each in differences))
     errors = np.sqrt(variances.sum(axis=0))
     # A draw of equal differences has no error to divide by: the observed one is taken instead.
     errors[errors <= _SLACK * error] = error
-    reached = np.abs(shift) * error >= abs(mean) * errors * (1 - _SLACK)
-    p = (int(np.count_nonzero(reached)) + 1) / (settings.trials + 1) if error > 0 else 1.0
-    return BootstrapResult(float(low), float(high), p)
+    if error == 0:
+        return BootstrapResult(mean, mean, 1.0)
+    ratios = np.sort(np.abs(shift) / errors)
+    reached = len(ratios) - np.searchsorted(ratios, abs(mean) / error * (1 - _SLACK))
+    rank = math.ceil(settings.confidence * (settings.trials + 1))
+    margin = float(ratios[min(rank, settings.trials) - 1] * error)
+    return BootstrapResult(mean - margin, mean + margin, int(reached + 1) / (settings.trials + 1))
 
 
 def effect_size(differences: Differences) -> float | None:

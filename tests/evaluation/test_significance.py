@@ -47,17 +47,28 @@ def test_scipy_finds_the_same_randomisation_p_value(name: str) -> None:
     assert randomisation_test([sample], TRIALS) == pytest.approx(theirs.pvalue, abs=2 * TOLERANCE)
 
 
-@pytest.mark.parametrize("name", samples())
-def test_scipy_finds_the_same_percentile_interval(name: str) -> None:
+@pytest.mark.parametrize("name", ["normal", "graded"])
+def test_the_interval_is_near_that_of_the_t_test(name: str) -> None:
     stats = pytest.importorskip("scipy.stats")
     sample = samples()[name]
-    theirs = stats.bootstrap(
-        (sample,), np.mean, method="percentile", n_resamples=20_000, rng=1
-    ).confidence_interval
+    theirs = stats.ttest_1samp(sample, 0).confidence_interval()
     ours = bootstrap([sample], TRIALS)
     error = sample.std() / len(sample) ** 0.5
     assert ours.low == pytest.approx(theirs.low, abs=0.1 * error)
     assert ours.high == pytest.approx(theirs.high, abs=0.1 * error)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_0_is_outside_the_interval_exactly_where_the_test_says_so(confidence: float) -> None:
+    generator = np.random.default_rng(3)
+    outside = 0
+    for trial in range(400):
+        sample = generator.choice([-0.5, 0.0, 0.0, 0.1, 0.75], 25)
+        settings = SignificanceSettings(trials=199, seed=trial, confidence=confidence)
+        found = bootstrap([sample], settings)
+        assert (not found.low <= 0 <= found.high) == (found.p <= 1 - confidence + 1e-12)
+        outside += not found.low <= 0 <= found.high
+    assert 0 < outside < 400
 
 
 @pytest.mark.parametrize("name", ["normal", "graded"])
@@ -89,8 +100,9 @@ def test_all_draws_of_a_small_sample_give_the_same_interval_and_p_value() -> Non
     reached = np.abs(means - sample.mean()) / errors >= sample.mean() / sample.std() - 1e-9
     found = bootstrap([sample], TRIALS)
     assert found.p == pytest.approx(reached.mean(), abs=TOLERANCE)
-    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.02)
-    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.02)
+    margin = np.quantile(np.abs(means - sample.mean()) / errors, 0.95) * sample.std()
+    assert found.low == pytest.approx(sample.mean() - margin, abs=0.02)
+    assert found.high == pytest.approx(sample.mean() + margin, abs=0.02)
 
 
 def test_each_data_set_weighs_the_same_whatever_its_size() -> None:
@@ -217,12 +229,15 @@ def test_equal_systems_are_told_apart_less_often_where_sums_can_be_equal(test: s
     assert 15 <= false_positives(test, make) <= 60
 
 
-def test_the_interval_holds_the_true_difference_in_nineteen_of_twenty_trials() -> None:
+@pytest.mark.parametrize("sizes", [[20], [50], [100, 300]], ids=str)
+def test_the_interval_holds_the_true_difference_in_nineteen_of_twenty_trials(
+    sizes: list[int],
+) -> None:
     generator = np.random.default_rng(12)
     held = 0
     for trial in range(1000):
         settings = SignificanceSettings(trials=400, seed=trial)
-        sample = [generator.choice([-0.4, 0, 0, 0.1, 0.8], n) for n in (100, 300)]
+        sample = [generator.choice([-0.4, 0, 0, 0.1, 0.8], n) for n in sizes]
         found = bootstrap(sample, settings)
         held += found.low <= 0.1 <= found.high
     assert 930 <= held <= 970
