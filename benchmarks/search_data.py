@@ -39,6 +39,8 @@ from search_generated import BLOCK as GENERATED_BLOCK
 from search_generated import Block, invent, invent_queries, vary
 from search_truth import DEPTH, Truth, exact_truth
 
+from retrieval.encoders.starters import checkpoint_folder
+
 DEFAULT_FOLDER = Path("build/search-data")
 DEFAULT_TEXTS = Path(__file__).resolve().parents[2] / "shared" / "data"
 QUERIES = 1_000
@@ -112,7 +114,8 @@ def prepare(
 
     Args:
         folder: of the files; its subfolder `invented` where there are no texts, and one of the
-            model's name where a model is named, which needs texts.
+            model's name where a model is named, which needs texts. A starter's name holds a
+            digest of its weights; what another model's folder holds is not looked at.
         documents: how many, those of 20,000 that are real first.
         queries: how many of 1,000.
         texts: the folder of the development collections.
@@ -124,7 +127,7 @@ def prepare(
     if model is not None:
         if not is_real:
             sys.exit(f"{texts}: no texts there for {model} to encode")
-        folder = folder / Path(model).name
+        folder = folder / Path(checkpoint_folder(model)).name
     paths = _paths(folder, documents)
     folder.mkdir(parents=True, exist_ok=True)
     if documents > DOCUMENTS:
