@@ -124,6 +124,7 @@ def write_embeddings(
     *,
     devices: Sequence[str] | None = None,
     progress: bool = False,
+    noun: str = "documents",
 ) -> EmbeddingStore:
     """Encode a corpus into `folder`; shards that are there already are not encoded again.
 
@@ -137,6 +138,7 @@ def write_embeddings(
             The files are those of one process, to the bit where a process has as many threads as
             one alone would have, else within the rounding of its arithmetic.
         progress: show a bar on stderr.
+        noun: what the bar calls them.
 
     Raises:
         ModelMismatchError: `folder` holds embeddings of another model.
@@ -157,7 +159,7 @@ def write_embeddings(
     write_json(folder / _SETTINGS, {**header, "complete": False})
     total = operator.length_hint(documents) or None if progress else None
     shards = 0
-    with Meter("encoding documents", total, enabled=progress, part="tokens") as meter:
+    with Meter(f"encoding {noun}", total, enabled=progress, part="tokens") as meter:
 
         def missing() -> Iterator[Task]:
             nonlocal shards

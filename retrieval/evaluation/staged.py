@@ -155,6 +155,7 @@ class CollectionStages:
                 _QueriesAsDocuments(encoder),
                 QUERY_STORE,
                 progress=self.progress,
+                noun="queries",
             )
 
         inputs = {

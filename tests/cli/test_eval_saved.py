@@ -38,6 +38,8 @@ def test_it_gives_what_the_same_index_gives_when_it_is_built_for_the_evaluation(
     before = current_version(index)
     done = run("eval", collection, "--index", index, "--output", tmp_path / "saved")
     assert done.code == 0, done.err
+    assert "encoding queries: 2 in" in done.err
+    assert "encoding documents" not in done.err
     built = run("eval", collection, "--model", colbert, "--index", "plaid", "--query-length", "16",
                 "--set", "centroids=2", "--output", tmp_path / "built")  # fmt: skip
     assert built.code == 0, built.err
