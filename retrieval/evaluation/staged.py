@@ -251,7 +251,7 @@ class CollectionStages:
 
     def open_index(self, system: IndexSystem) -> Index[Any]:
         """The index of a system, opened; close it."""
-        return _opened(system, self.index(system))
+        return _opened(system, self.index(system), verify=False)
 
     def take_index(self, system: LexicalSystem | VectorSystem, folder: Path) -> None:
         """Move the index of a system out of the cache, to a folder that is replaced."""
@@ -310,9 +310,9 @@ def index_settings(system: LexicalSystem | VectorSystem) -> Any:
     return from_mapping(kind, system.settings, source=f"settings of {system.name}")
 
 
-def _opened(system: IndexSystem, stage: Stage) -> Index[Any]:
+def _opened(system: IndexSystem, stage: Stage, *, verify: bool = True) -> Index[Any]:
     if isinstance(system, SavedSystem):
-        return open_saved(system, stage.key)
+        return open_saved(system, stage.key, verify=verify)
     return open_index(stage.folder / _INDEX)
 
 
