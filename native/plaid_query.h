@@ -54,10 +54,13 @@ struct NearToken {
     float scale;
 };
 
-// One of those with a query token.
-struct Pair {
-    uint32_t column : 12, near : 20;
-};
+// One of those with a query token: the token's number shifted left, and the column. One word, which
+// is stored without a look at what was there.
+typedef uint32_t Pair;
+constexpr int COLUMN_BITS = 12;
+
+inline uint32_t column_of(Pair pair) { return pair & ((1u << COLUMN_BITS) - 1); }
+inline uint32_t near_of(Pair pair) { return pair >> COLUMN_BITS; }
 
 // Query tokens as columns of panels, scaled to unit length.
 struct Query {

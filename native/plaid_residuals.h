@@ -48,6 +48,8 @@ struct Decoder {
         }
 #if LANES >= 8
         constexpr int STEP = sizeof(ByteVector);
+        if (bytes % STEP == 0 && bits == 4) return decode_whole<4>(from, to);
+        if (bytes % STEP == 0 && bits == 2) return decode_whole<2>(from, to);
         const int planes = 8 / bits;
         for (int at = 0; at < bytes; at += STEP) {
             ByteVector packed;
@@ -77,6 +79,21 @@ struct Decoder {
                     values[from[at] >> (bits * plane) & ((1 << bits) - 1)];
 #endif
     }
+
+#if LANES >= 8
+    // Where no vector is cut.
+    template <int BITS> void decode_whole(const uint8_t* from, uint8_t* to) const {
+        for (int at = 0; at < bytes; at += (int)sizeof(ByteVector)) {
+            Words packed;
+            std::memcpy(&packed, from + at, sizeof packed);
+            for (int plane = 0; plane < 8 / BITS; ++plane) {
+                const Words numbers = packed >> (BITS * plane) & (0x01010101u * ((1u << BITS) - 1));
+                const ByteVector chosen = choose_bytes(table, (ByteVector)numbers);
+                std::memcpy(to + plane * plane_bytes + at, &chosen, sizeof chosen);
+            }
+        }
+    }
+#endif
 };
 
 inline int32_t code_of(const PlaidView& view, const PlaidSegment& segment, int64_t token) {
@@ -91,20 +108,42 @@ inline float weighted_sum(const Query& q, const float* best) {
     return sum(total);
 }
 
+#if LANES == 8
+// The numbers of the bits that are set in each byte, ascending.
+struct BitNumbers {
+    uint8_t of[256][8];
+
+    constexpr BitNumbers() : of() {
+        for (int byte = 0; byte < 256; ++byte)
+            for (int bit = 0, count = 0; bit < 8; ++bit)
+                if (byte >> bit & 1) of[byte][count++] = (uint8_t)bit;
+    }
+};
+constexpr BitNumbers BIT_NUMBERS;
+#endif
+
 // Lists the numbers of `bits` as pairs; writes up to 16 of them, those behind the last without
 // meaning, and returns how many there are.
 inline int64_t list_bits(uint32_t bits, int32_t near, int32_t first_column, Pair* to) {
+    const Pair first = (Pair)near << COLUMN_BITS | (Pair)first_column;
 #if LANES == 16
-    const __m512i columns = _mm512_add_epi32(_mm512_set1_epi32(first_column),
-                                             (__m512i)lane_numbers());
-    const __m512i chosen = _mm512_maskz_compress_epi32((__mmask16)bits, columns);
-    const __m512i nears = _mm512_set1_epi32(near << 12);
-    _mm512_storeu_si512(to, _mm512_or_si512(chosen, nears));
+    const __m512i pairs = _mm512_add_epi32(_mm512_set1_epi32((int)first), (__m512i)lane_numbers());
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)bits, pairs));
     return __builtin_popcount(bits);
+#elif LANES == 8
+    int64_t count = 0;
+    for (int half = 0; half < 2; ++half) {
+        const uint32_t byte = bits >> 8 * half & 0xff;
+        const __m128i numbers = _mm_loadl_epi64((const __m128i*)BIT_NUMBERS.of[byte]);
+        const __m256i pairs = _mm256_add_epi32(_mm256_set1_epi32((int)first + 8 * half),
+                                               _mm256_cvtepu8_epi32(numbers));
+        _mm256_storeu_si256((__m256i*)(to + count), pairs);
+        count += __builtin_popcount(byte);
+    }
+    return count;
 #else
     int64_t count = 0;
-    for (; bits; bits &= bits - 1)
-        to[count++] = {(uint32_t)(first_column + __builtin_ctz(bits)), (uint32_t)near};
+    for (; bits; bits &= bits - 1) to[count++] = first + (Pair)__builtin_ctz(bits);
     return count;
 #endif
 }
@@ -117,8 +156,30 @@ void multiply_pairs(const Query& q, const Pair* __restrict pairs, int64_t count,
     const int depth = DEPTH ? DEPTH : q.depth, factor = 1 << q.shift;
     const int8_t* __restrict queries = q.residual_rows.data();
     const int32_t* __restrict bias = q.residual_bias.data();
-    for (int64_t at = 0; at < count; ++at) {
-        const uint32_t column = pairs[at].column, near = pairs[at].near;
+    int64_t at = 0;
+#if LANES == 8
+    for (; at + 4 <= count; at += 4) {
+        const uint8_t* from[4];
+        const int8_t* with[4];
+        int32_t rest[4];
+        float scales[4], scores[4];
+        for (int i = 0; i < 4; ++i) {
+            const uint32_t column = column_of(pairs[at + i]), near = near_of(pairs[at + i]);
+            from[i] = rows + (size_t)near * depth, with[i] = queries + (size_t)column * depth;
+            rest[i] = bias[column] + near_tokens[near].scores[column] * factor;
+            scales[i] = near_tokens[near].scale;
+        }
+        const __m128i sums = _mm_add_epi32(dot_four(from, with, depth),
+                                           _mm_loadu_si128((const __m128i*)rest));
+        _mm_storeu_ps(scores, _mm_mul_ps(_mm_cvtepi32_ps(sums), _mm_loadu_ps(scales)));
+        for (int i = 0; i < 4; ++i) {
+            float& most = best[column_of(pairs[at + i])];
+            most = std::max(most, scores[i]);
+        }
+    }
+#endif
+    for (; at < count; ++at) {
+        const uint32_t column = column_of(pairs[at]), near = near_of(pairs[at]);
         const NearToken& token = near_tokens[near];
         const int32_t product = dot_bytes(rows + (size_t)near * depth,
                                           queries + (size_t)column * depth, depth);
