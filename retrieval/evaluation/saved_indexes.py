@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retrieval.config import to_mapping
+from retrieval.config import from_mapping, to_mapping
 from retrieval.errors import ConfigError, InputError
 from retrieval.evaluation.models import ModelSettings
 from retrieval.evaluation.systems import SavedSystem, System, leaves, map_systems
@@ -95,9 +95,7 @@ def open_saved(system: SavedSystem, checksum: str, *, verify: bool = True) -> In
     if {facts.checksum, version_checksum(current_version(folder))} != {checksum}:
         index.close()
         raise InputError(f"{folder}: was changed while it was measured: do it again")
-    index.settings = with_search_settings(
-        facts.kind, facts.parameters, system.settings, source=system.name
-    )
+    index.settings = from_mapping(index.settings_type, facts.parameters, source=system.name)
     return index
 
 

@@ -131,7 +131,7 @@ def bootstrap(
         return BootstrapResult(mean, mean, 1.0)
     ratios = np.sort(np.abs(shift) / errors)
     reached = len(ratios) - np.searchsorted(ratios, abs(mean) / error * (1 - _SLACK))
-    rank = math.ceil(settings.confidence * (settings.trials + 1))
+    rank = math.ceil(settings.confidence * (settings.trials + 1) - _SLACK)
     margin = float(ratios[min(rank, settings.trials) - 1] * error)
     return BootstrapResult(mean - margin, mean + margin, int(reached + 1) / (settings.trials + 1))
 

@@ -74,7 +74,7 @@ class SavedSystem:
     Attributes:
         name: in tables, and of the folder of its results.
         folder: of the index.
-        model: encodes the queries. None is the one that the index names, which `with_own_model`
+        model: encodes the queries. None is the one that the index names, which `with_own_models`
             puts here, and stays None for a lexical index, which takes texts.
         settings: of the search alone, such as `quality`, instead of those that the index has.
     """
