@@ -4,13 +4,14 @@
     python benchmarks/search_peers/install.py fast-plaid tachiom lancedb xtr-warp
     python benchmarks/search.py --json search.json
     python benchmarks/search.py --documents 20000 --documents 100000 --peer tachiom
-    python benchmarks/search.py --documents 1000000 --queries 100 --no-peers
+    python benchmarks/search.py --documents 1000000 --queries 50 --no-peers --ours "4 bits"
 
 Every engine runs in a process of its own and with its own environment. A query's latency is taken
 there, on one thread, around the engine's call alone; the queries are the same for all. Each setting
 of a peer is compared with our cheapest setting whose recall@10 and recall@100 are both at least as
 high, in rounds: some queries here, the same queries there. The peers' builds are kept in the data
-folder and used again; ours are made anew. Without --peer: all peers that are installed.
+folder and used again; ours are made anew. Without --peer: all peers that are installed; without
+--ours: all of our builds.
 
 The first run makes the data in 15 to 20 minutes (search_data.py) and the peers' builds, most of an
 hour at 20,000 documents on two cores; the rest takes 20 to 30 minutes.
@@ -90,9 +91,11 @@ class Comparison:
         """Measure ours, then each peer beside ours; returns all figures."""
         search_tables.print_data(self._data)
         with ExitStack() as opened:
-            for build in (*OURS, EXACT):
+            for build in self._arguments.ours:
                 self._measure_ours(build, opened)
-            numpy_row = self._measure_numpy()
+            ours = list(self._rows)
+            if OURS[0] in self._arguments.ours:
+                ours.append(self._measure_numpy())
             peers = [self._compare(name, PEERS[name]) for name in self._arguments.peer]
         return {
             "documents": len(self._data.lengths),
@@ -100,7 +103,7 @@ class Comparison:
             "queries": len(self._data.truth.ids),
             "is_real": self._data.is_real,
             "builds": self._built,
-            "ours": [row.record() for row in [*self._rows, numpy_row]],
+            "ours": [row.record() for row in ours],
             "peers": peers,
         }
 
@@ -196,6 +199,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, help=f"default {QUERIES:,}, the most there are")
     parser.add_argument("--peer", action="append", choices=list(PEERS), help="may be repeated")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
+    names = [build.name for build in (*OURS, EXACT)]
+    parser.add_argument("--ours", action="append", choices=names, help="may be repeated")
     parser.add_argument("--reuse", action="store_true", help="do not build ours anew")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of throughput")
     parser.add_argument("--build-threads", type=int, default=os.cpu_count())
@@ -208,6 +213,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2,000 documents, under 3 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    chosen = arguments.ours or names
+    arguments.ours = [build for build in (*OURS, EXACT) if build.name in chosen]
     arguments.documents = arguments.documents or [2_000 if arguments.quick else DOCUMENTS]
     arguments.queries = arguments.queries or (200 if arguments.quick else QUERIES)
     arguments.seconds = arguments.seconds or (3.0 if arguments.quick else 60.0)

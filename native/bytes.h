@@ -20,15 +20,28 @@ constexpr int SIGNED_LEVELS = 63;
 // Rows that are multiplied at a time with 32 columns: their sums and the columns fit the registers.
 constexpr int ROWS_AT_ONCE = LANES == 16 ? 8 : LANES == 8 ? 2 : 1;
 
+#if LANES == 16
+// Adds products of 64 bytes, by fours.
+inline __m512i add_byte_products(__m512i sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(sum, unsigned_bytes, signed_bytes);
+#else
+    const __m512i pairs = _mm512_maddubs_epi16(unsigned_bytes, signed_bytes);
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+
+inline __m256i add_halves(__m512i value) {
+    return _mm256_add_epi32(_mm512_maskz_extracti64x4_epi64((__mmask8)ALL, value, 0),
+                            _mm512_maskz_extracti64x4_epi64((__mmask8)ALL, value, 1));
+}
+#endif
+
 // Adds the products of four unsigned and four signed bytes in each lane.
 inline Ints add_products(Ints sum, uint32_t unsigned_bytes, Ints signed_bytes) {
-#if defined(__AVX512VNNI__) && LANES == 16
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32((int)unsigned_bytes),
-                                     (__m512i)signed_bytes);
-#elif LANES == 16
-    const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32((int)unsigned_bytes),
-                                               (__m512i)signed_bytes);
-    return sum + (Ints)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#if LANES == 16
+    return (Ints)add_byte_products((__m512i)sum, _mm512_set1_epi32((int)unsigned_bytes),
+                                   (__m512i)signed_bytes);
 #elif LANES == 8
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32((int)unsigned_bytes),
                                                (__m256i)signed_bytes);
@@ -68,17 +81,10 @@ inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* 
 inline int32_t dot_bytes(const uint8_t* row, const int8_t* other, int depth) {
 #if LANES == 16
     __m512i total = _mm512_setzero_si512();
-    for (int d = 0; d < depth; d += 64) {
-        const __m512i left = _mm512_loadu_si512(row + d), right = _mm512_loadu_si512(other + d);
-#if defined(__AVX512VNNI__)
-        total = _mm512_dpbusd_epi32(total, left, right);
-#else
-        const __m512i pairs = _mm512_maddubs_epi16(left, right);
-        total = _mm512_add_epi32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-#endif
-    }
-    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(total),
-                                          _mm512_maskz_extracti64x4_epi64((__mmask8)0xff, total, 1));
+    for (int d = 0; d < depth; d += 64)
+        total = add_byte_products(total, _mm512_loadu_si512(row + d),
+                                  _mm512_loadu_si512(other + d));
+    const __m256i half = add_halves(total);
 #elif LANES == 8
     __m256i half = _mm256_setzero_si256();
     for (int d = 0; d < depth; d += 32) {
@@ -101,10 +107,27 @@ inline int32_t dot_bytes(const uint8_t* row, const int8_t* other, int depth) {
 #endif
 }
 
-#if LANES == 8
+#if LANES >= 8
 // Four products as in `dot_bytes`, whose sums over lanes share their steps.
 inline __m128i dot_four(const uint8_t* const (&rows)[4], const int8_t* const (&others)[4],
                         int depth) {
+#if LANES == 16
+    __m512i sums[4];
+    for (int i = 0; i < 4; ++i) {
+        sums[i] = _mm512_setzero_si512();
+        for (int d = 0; d < depth; d += 64)
+            sums[i] = add_byte_products(sums[i], _mm512_loadu_si512(rows[i] + d),
+                                        _mm512_loadu_si512(others[i] + d));
+    }
+    // Sums of two in turns, then of four, in each quarter of a register.
+    const __m512i low = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(ALL, sums[0], sums[1]),
+                                         _mm512_maskz_unpackhi_epi32(ALL, sums[0], sums[1]));
+    const __m512i high = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(ALL, sums[2], sums[3]),
+                                          _mm512_maskz_unpackhi_epi32(ALL, sums[2], sums[3]));
+    const __m256i four = add_halves(
+        _mm512_add_epi32(_mm512_maskz_unpacklo_epi64((__mmask8)ALL, low, high),
+                         _mm512_maskz_unpackhi_epi64((__mmask8)ALL, low, high)));
+#else
     __m256i sums[4];
     for (int i = 0; i < 4; ++i) {
         sums[i] = _mm256_setzero_si256();
@@ -117,6 +140,7 @@ inline __m128i dot_four(const uint8_t* const (&rows)[4], const int8_t* const (&o
     }
     const __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]),
                                            _mm256_hadd_epi32(sums[2], sums[3]));
+#endif
     return _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
 }
 #endif

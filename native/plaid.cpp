@@ -62,10 +62,11 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
             s.candidates.resize(at);
             return;
         }
+        Fetch fetch;
         if (at + DOCUMENTS_AHEAD < count)
-            prefetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
+            fetch = fetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
         Scored& each = s.candidates[at];
-        each.score = score_by_residuals(view, q, decode, margin, each.position, s);
+        each.score = score_by_residuals(view, q, decode, margin, each.position, fetch, s);
         gains.add(each.score - by_centroids);
     }
 }
@@ -136,8 +137,7 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
     mark(1);
     find_probes(*view->codec, q, effort->probes, block, s);
     mark(2);
-    gather(*view, q, mask, s);
-    choose_candidates(effort->candidates, s);
+    choose_candidates(mask, gather(*view, q, s), effort->candidates, s);
     mark(3);
     const bool is_ranked = (int64_t)s.candidates.size() > effort->scored;
     if (is_ranked) score_by_centroids(*view, q, effort->scored, s);

@@ -6,8 +6,8 @@
 
 namespace {
 
-// Bins of approximate scores; the last candidates are those of a whole bin.
-constexpr int BINS = 4096;
+// Bins of gains; the last candidates are those of a whole bin.
+constexpr int BINS = 8192;
 
 // For each column the largest score that at least `count` of the blocks' best reach, or less.
 void find_thresholds(int columns, int64_t blocks, int64_t count, Scratch& s) {
@@ -95,23 +95,34 @@ void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
     for (; from < end; from += 16) __builtin_prefetch(from);
 }
 
-// Adds up what the documents of the probed centroids gain over the last probe of each query token.
-void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch& s) {
-    if ((int64_t)s.gains.size() < view.documents || s.stamp > 0xffffffffu - 2 - (uint32_t)q.tokens) {
-        s.gains.assign(std::max<size_t>(s.gains.size(), view.documents), Gain{0, 0});
-        s.stamp = 0;
-    }
-    const uint32_t before = s.stamp;
+// Steps of gains in a unit of scores: with the largest gains of all query tokens MOST_GAINED.
+float gain_steps(const Query& q, const Scratch& s) {
+    float most = 0;
+    for (int token = 0; token < q.tokens; ++token)
+        most += (float)(s.probes[token].front().score - s.probes[token].back().score) *
+                q.lengths[token];
+    // What rounding may add is left out.
+    return most > 0 ? std::min((float)(MOST_GAINED - 16) / most, -LOWEST) : 0;
+}
+
+// Adds up what the documents of the probed centroids gain over the last probe of each query token;
+// returns how many documents there are, in s.hits.
+int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
+    if (!s.has_zero_gains) std::fill(s.gains.begin(), s.gains.end(), 0);
+    if ((int64_t)s.gains.size() < view.documents) s.gains.resize(view.documents, 0);
+    s.has_zero_gains = false;
     // One behind the last is written too; never made smaller, since what comes back is filled.
     if ((int64_t)s.hits.size() <= view.documents) s.hits.resize(view.documents + 1);
+    const float steps = gain_steps(q, s);
     int64_t touched = 0;
     for (int token = 0; token < q.tokens; ++token) {
         const std::vector<Probe>& probes = s.probes[token];
-        const uint32_t stamp = ++s.stamp;
+        const uint32_t mine = (uint32_t)token + 1;
         const int16_t lowest = probes.back().score;
         for (size_t number = 0; number < probes.size(); ++number) {
             const Probe& probe = probes[number];
-            const float gain = (float)(probe.score - lowest) * q.lengths[token];
+            const float value = (float)(probe.score - lowest) * q.lengths[token];
+            const uint32_t gain = (uint32_t)(value * steps) << TOUCHED_BITS;
             for (int at = 0; at < view.segment_count; ++at) {
                 const PlaidSegment& segment = view.segments[at];
                 if (number + 2 < probes.size()) prefetch_list(segment, probes[number + 2].centroid);
@@ -131,46 +142,43 @@ void gather(const PlaidView& view, const Query& q, const uint8_t* mask, Scratch&
                         continue;
                     }
                     // Without branches: which documents come again can't be foreseen.
-                    Gain& at = gains[number];
-                    const bool is_first = at.stamp <= before;
+                    const uint32_t before = gains[number];
+                    const uint32_t last = before & ((1u << TOUCHED_BITS) - 1);
                     to[touched] = segment.first_position + number;
-                    touched += is_first;
+                    touched += before == 0;
                     // Probes come best first, so that a token's first gain is its gain.
-                    at.value = (is_first ? 0 : at.value) + (at.stamp == stamp ? 0 : gain);
-                    at.stamp = stamp;
+                    gains[number] = (before - last) + (last == mine ? 0 : gain) + mine;
                 }
             }
         }
     }
-    if (mask) {
-        const auto is_out = [&](int64_t position) { return !mask[position]; };
-        touched = std::remove_if(s.hits.begin(), s.hits.begin() + touched, is_out) -
-                  s.hits.begin();
-    }
-    s.touched.assign(s.hits.begin(), s.hits.begin() + touched);
+    return touched;
 }
 
-// The touched documents with the highest gains: `wanted`, and what is as good as the last of them
-// by a bin's width.
-void choose_candidates(int wanted, Scratch& s) {
-    s.candidates.clear();
-    const Gain* gains = s.gains.data();
-    float most = 0;
-    if ((int64_t)s.touched.size() > wanted)
-        for (const int64_t position : s.touched) most = std::max(most, gains[position].value);
-    if (most == 0) {
-        for (const int64_t position : s.touched) s.candidates.push_back({0, position});
-        keep_best(s.candidates, wanted);
-        return;
-    }
-    const float to_bin = std::min((BINS - 1) / most, -LOWEST);
+// Of the first `count` documents in s.hits the ones with the highest gains: `wanted`, and what is as
+// good as the last of them by a bin's width.
+void choose_candidates(const uint8_t* mask, int64_t count, int wanted, Scratch& s) {
+    s.touched.clear();
+    s.touched.reserve(count);
     s.bins.assign(BINS, 0);
-    for (const int64_t position : s.touched) ++s.bins[(int)(gains[position].value * to_bin)];
+    constexpr uint32_t BIN = (MOST_GAINED + 1) / BINS;
+    for (int64_t at = 0; at < count; ++at) {
+        const int64_t position = s.hits[at];
+        const uint32_t gain = s.gains[position] >> TOUCHED_BITS;
+        s.gains[position] = 0;
+        if (mask && !mask[position]) continue;
+        s.touched.push_back({(float)gain, position});
+        ++s.bins[gain / BIN];
+    }
+    s.has_zero_gains = true;
     int lowest = BINS;
-    for (int64_t count = 0; lowest > 0 && count < wanted;) count += s.bins[--lowest];
-    for (const int64_t position : s.touched)
-        if ((int)(gains[position].value * to_bin) >= lowest)
-            s.candidates.push_back({gains[position].value, position});
+    for (int64_t chosen = 0; lowest > 0 && chosen < wanted;) chosen += s.bins[--lowest];
+    const float least = (float)(lowest * BIN);
+    s.candidates.clear();
+    for (const Scored& each : s.touched)
+        if (each.score >= least) s.candidates.push_back(each);
+    // The lowest bin also has those that gained nothing, which may be many.
+    if (lowest == 0) keep_best(s.candidates, wanted);
 }
 
 inline const PlaidSegment& segment_of(const PlaidView& view, int64_t position) {

@@ -37,10 +37,12 @@ inline void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
     }
 }
 
-struct Gain {
-    float value;
-    uint32_t stamp;  // of the query token that last touched it
-};
+// What a document has gained, in steps of a size that lets no sum be too large, shifted left, and
+// one more than the number of the query token that touched it last; 0 before the first has. One
+// word: documents are met in any order, and the fewer lines of the cache they fill, the better.
+typedef uint32_t Gain;
+constexpr int TOUCHED_BITS = 13;
+constexpr uint32_t MOST_GAINED = (1u << (32 - TOUCHED_BITS)) - 1;
 
 struct Probe {
     int16_t score;
@@ -88,10 +90,10 @@ struct Scratch {
     bool is_damaged = false;  // the files hold what no index does
     std::vector<int16_t> scores, block_best, thresholds;
     std::vector<std::vector<Probe>> probes;
-    std::vector<Gain> gains;
-    uint32_t stamp = 0;
-    std::vector<int64_t> hits, touched;
-    std::vector<Scored> candidates;
+    std::vector<Gain> gains;       // zeros between searches
+    bool has_zero_gains = true;    // false where a search has ended in the middle
+    std::vector<int64_t> hits;
+    std::vector<Scored> touched, candidates;
     std::vector<float> ranked;
     std::vector<int32_t> bins;
     std::vector<uint8_t> rows;

@@ -157,7 +157,7 @@ void multiply_pairs(const Query& q, const Pair* __restrict pairs, int64_t count,
     const int8_t* __restrict queries = q.residual_rows.data();
     const int32_t* __restrict bias = q.residual_bias.data();
     int64_t at = 0;
-#if LANES == 8
+#if LANES >= 8
     for (; at + 4 <= count; at += 4) {
         const uint8_t* from[4];
         const int8_t* with[4];
@@ -205,9 +205,24 @@ inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run r
     std::fill(s.best_shorts.begin() + q.tokens, s.best_shorts.end(), (int16_t)32767);
 }
 
+// Residuals of a document that is scored later, fetched token by token between other work: all at
+// once they would wait for one another.
+struct Fetch {
+    const char *next = nullptr, *end = nullptr;
+    int lines = 0;  // of a token
+
+    void step() { fetch(lines); }
+    void rest() { fetch((end - next + 63) / 64); }
+
+  private:
+    void fetch(int64_t count) {
+        for (; count > 0 && next < end; --count, next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
 // The largest products of a run of tokens with each query token, in s.best.
 inline void multiply_residuals(const PlaidView& view, const PlaidSegment& segment, Run run,
-                               const Query& q, const Decoder& decode, Scratch& s) {
+                               const Query& q, const Decoder& decode, Fetch& fetch, Scratch& s) {
     const int columns = q.columns;
     // Which pairs there are can't be foreseen, so they are listed first, without branches where
     // that can be, and then gone through in one run.
@@ -220,6 +235,7 @@ inline void multiply_residuals(const PlaidView& view, const PlaidSegment& segmen
         const int64_t code = code_of(view, segment, token) & s.code_mask;
         const int16_t* scores = s.scores.data() + (size_t)code * columns;
         s.near_tokens[near] = {token, scores, 0};
+        fetch.step();
         const int64_t before = pairs;
         for (int column = 0; column < columns; column += COLUMN_GROUP) {
             const uint32_t bits =
@@ -244,7 +260,7 @@ inline void multiply_residuals(const PlaidView& view, const PlaidSegment& segmen
 // A query token is multiplied with the residuals of those tokens only whose centroids come within
 // `margin` of the document's best: of 32 x 150 pairs some 300 are left.
 float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         Shorts margin, int64_t position, Scratch& s) {
+                         Shorts margin, int64_t position, Fetch fetch, Scratch& s) {
     const PlaidSegment& segment = segment_of(view, position);
     const Run run = tokens_of(segment, position);
     if (run.first == run.end) {
@@ -255,19 +271,20 @@ float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& d
     std::fill(s.best.begin(), s.best.begin() + q.tokens, LOWEST);
     for (int64_t first = run.first; first < run.end; first += TOKENS_AT_ONCE) {
         const Run part = {first, std::min(run.end, first + TOKENS_AT_ONCE)};
-        multiply_residuals(view, segment, part, q, decode, s);
+        multiply_residuals(view, segment, part, q, decode, fetch, s);
     }
+    fetch.rest();
     return weighted_sum(q, s.best.data()) * q.unit;
 }
 
-void prefetch_document(const PlaidView& view, int64_t position, int residual_bytes) {
+inline Fetch fetch_document(const PlaidView& view, int64_t position, int residual_bytes) {
     const PlaidSegment& segment = segment_of(view, position);
     const Run run = tokens_of(segment, position);
-    const char* from = (const char*)segment.residuals + run.first * residual_bytes;
-    const char* end = (const char*)segment.residuals + run.end * residual_bytes;
-    for (; from < end; from += 64) __builtin_prefetch(from, 0, 2);
+    const char* from = (const char*)segment.residuals;
     __builtin_prefetch(segment.scales + run.first);
     __builtin_prefetch(segment.scales + run.first + 32);
+    return {from + run.first * residual_bytes, from + run.end * residual_bytes,
+            (residual_bytes + 63) / 64};
 }
 
 // MaxSim of one document from its kept tokens, in float.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,6 +125,24 @@ def test_a_mask_is_kept(instruction_set: str) -> None:
     positions, scores = fast.search(query, effort, mask)
     assert set(positions.tolist()) == set(np.flatnonzero(mask).tolist())
     assert scores == pytest.approx([everywhere[each] for each in positions], abs=1e-6)
+
+
+def test_what_a_thread_keeps_does_not_reach_its_next_search(instruction_set: str) -> None:
+    worlds = [make_world(64, 4, [9] * count, cuts=(3,), centroids=64) for count in (400, 7, 150)]
+    searchers = [NativeSearcher(world.codec, world.segments) for world in worlds]
+    effort = Effort(probes=4, candidates=20, scored=10, rescored=0)
+
+    def ask(number: int) -> list[tuple[int, float]]:
+        query = worlds[number].query(33 - number, seed=number)
+        mask = np.arange(len(worlds[number].offsets) - 1) % 2 == 0 if number == 2 else None
+        return list(zip(*(each.tolist() for each in searchers[number].search(query, effort, mask))))
+
+    expected = []
+    for number in range(len(worlds)):
+        with ThreadPoolExecutor(1) as fresh:
+            expected.append(fresh.submit(ask, number).result())
+    for number in (2, 0, 1, 0, 2, 2, 1):
+        assert ask(number) == expected[number]
 
 
 @given(data=st.data())
