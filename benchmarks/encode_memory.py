@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from provenance import commit
+
 SEED = 0
 WORDS = 12  # of a line, on average
 
@@ -109,13 +111,11 @@ def main() -> None:
 
 
 def _facts(given: argparse.Namespace, runs: dict[int, Any], ratio: float) -> dict[str, Any]:
-    from retrieval.evaluation.result import cpu_count, library_versions
+    from retrieval.evaluation.result import library_versions
+    from retrieval.parallel import cpu_count
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
     return {
-        "commit": commit,
+        "commit": commit(),
         "kind": given.kind,
         "threads": given.threads,
         "seed": SEED,

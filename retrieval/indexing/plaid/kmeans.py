@@ -20,6 +20,8 @@ _EXHAUSTIVE = 1024
 _GROUPS_PROBED = 8
 _GROUPING_ROUNDS = 6
 _CHUNK = 1 << 15
+_CACHED_SIMILARITIES = 1 << 19
+_FEW_TOKENS = 1 << 10
 
 
 class Nearest(Protocol):
@@ -98,17 +100,11 @@ class CentroidSearch:
 
     def nearest(self, tokens_TD: Floats) -> NDArray[np.int64]:
         """For each of (T, D) tokens the number of its centroid."""
-        search = self._nearest_in_groups if len(self._members) > 1 else self._nearest_of_all
+        if len(self._members) == 1:
+            return _nearest_of_all(tokens_TD, self._centroids_KD)
+        search = self._nearest_in_groups
         parts = [search(tokens_TD[at : at + _CHUNK]) for at in range(0, len(tokens_TD), _CHUNK)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def _nearest_of_all(self, tokens_TD: Floats) -> NDArray[np.int64]:
-        codes_T = np.empty(len(tokens_TD), np.int64)
-        # 512 rows of similarities stay in the processor's cache between product and maximum.
-        for at in range(0, len(tokens_TD), 512):
-            rows = slice(at, at + 512)
-            codes_T[rows] = (tokens_TD[rows] @ self._centroids_KD.T).argmax(axis=1)
-        return codes_T
 
     def _nearest_in_groups(self, tokens_TD: Floats) -> NDArray[np.int64]:
         heads_TG = tokens_TD @ self._heads_GD.T
@@ -130,6 +126,38 @@ class CentroidSearch:
             codes_T[rows[better]] = members[codes[better]]
             similarities_T[rows[better]] = similarities[better]
         return codes_T
+
+
+class LazyCentroidSearch:
+    """Compares the first tokens with every centroid; groups centroids once there are many tokens.
+
+    Grouping 65,536 centroids takes longer than comparing a thousand tokens with all of them.
+    """
+
+    def __init__(self, centroids_KD: Floats, search: Callable[[Floats], Nearest]) -> None:
+        self._centroids_KD = centroids_KD
+        self._make = search
+        self._search: Nearest | None = None
+        self._compared = 0
+
+    def nearest(self, tokens_TD: Floats) -> NDArray[np.integer]:
+        """For each of (T, D) tokens the number of its centroid."""
+        if self._search is None:
+            self._compared += len(tokens_TD)
+            if self._compared <= _FEW_TOKENS:
+                return _nearest_of_all(tokens_TD, self._centroids_KD)
+            self._search = self._make(self._centroids_KD)
+        return self._search.nearest(tokens_TD)
+
+
+def _nearest_of_all(tokens_TD: Floats, centroids_KD: Floats) -> NDArray[np.int64]:
+    codes_T = np.empty(len(tokens_TD), np.int64)
+    # Similarities stay in the processor's cache between product and maximum.
+    rows = max(1, min(512, _CACHED_SIMILARITIES // len(centroids_KD)))
+    for at in range(0, len(tokens_TD), rows):
+        part = slice(at, at + rows)
+        codes_T[part] = (tokens_TD[part] @ centroids_KD.T).argmax(axis=1)
+    return codes_T
 
 
 def _average(tokens_TD: Floats, codes_T: NDArray[np.integer], centroids_KD: Floats) -> Floats:

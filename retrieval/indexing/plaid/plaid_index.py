@@ -25,7 +25,7 @@ from retrieval.indexing.plaid.compaction import (
     residual_energy,
     save_encoded,
 )
-from retrieval.indexing.plaid.kmeans import Nearest, fit_centroids
+from retrieval.indexing.plaid.kmeans import LazyCentroidSearch, Nearest, fit_centroids
 from retrieval.indexing.plaid.numpy_search import NumpySearcher
 from retrieval.indexing.plaid.quality import SearchPlan, calibrate, ranking
 from retrieval.indexing.plaid.searcher import (
@@ -188,7 +188,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             self._add_segment(make_segment(lengths, _no_tokens()))
             return
         if self._nearest is None:
-            self._nearest = self._centroid_search(self._codec.centroids)
+            self._nearest = LazyCentroidSearch(self._codec.centroids, self._centroid_search)
         tokens = np.concatenate(checked)
         encoded = self._encode(self._codec, self._nearest, tokens)
         kept = tokens if self.settings.keep_tokens else None
@@ -353,11 +353,24 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         )
         save_codec(draft.path / CODEC, codec, energy)
 
+    def _saved(self, version: Version) -> None:
+        # Saving changes no codec; of a new one, the energy of its residuals is in the file.
+        nearest = self._nearest
+        if self._energy is None:
+            self._read(version)
+        else:
+            self._map(version)
+        self._nearest = nearest
+
     def _read(self, version: Version) -> None:
-        self._codec = self._energy = self._nearest = self._searcher = None
-        self._encoded_rows = 0
+        self._codec = self._energy = self._nearest = None
         if CODEC in version.files:
             self._codec, self._energy = read_codec(version.path / CODEC)
+        self._map(version)
+
+    def _map(self, version: Version) -> None:
+        self._searcher = None
+        self._encoded_rows = 0
         self._names = [name for _, name in version.numbered(PATTERN)]
         self._segments = [map_segment(version.path / name, self._codec) for name in self._names]
         self._mapped = len(self._segments)

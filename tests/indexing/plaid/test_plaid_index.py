@@ -313,3 +313,32 @@ def _arrays(folder: Path) -> dict[str, NDArray[Any]]:
 
 def _centroids(folder: Path) -> NDArray[Any]:
     return _arrays(folder)["centroids"]
+
+
+def test_saving_keeps_what_finds_the_centroids(
+    tmp_path: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, documents[:200]).close()
+    made: list[int] = []
+    make = PlaidIndex._centroid_search
+    monkeypatch.setattr(
+        PlaidIndex,
+        "_centroid_search",
+        lambda self, centroids: made.append(1) or make(self, centroids),
+    )
+    with PlaidIndex.open(tmp_path, writable=True) as index:
+        for at in range(200, 204):
+            index.add([IDS[at]], [documents[at]])
+            index.save()
+        assert not made
+        for first in (204, 300, 390):
+            index.add(IDS[first:400], documents[first:])
+            index.save()
+            index.delete(IDS[first:400])
+        assert len(made) == 1
+        index.save()
+        index.compact()
+        index.add(["again"], documents[:1])
+        index.save()
+    (hits,) = PlaidIndex.open(tmp_path).search(documents[:1], 2)
+    assert {"again", IDS[0]} == set(ids_of(hits))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
+from retrieval.indexing.plaid.kmeans import CentroidSearch, LazyCentroidSearch, fit_centroids
 
 Tokens = Callable[[int, int], NDArray[np.float32]]
 
@@ -70,3 +70,21 @@ def test_equal_centroids_serve_every_token(clustered: Tokens) -> None:
 
 def test_no_tokens_have_no_centroids(clustered: Tokens) -> None:
     assert len(CentroidSearch(clustered(8, 0)).nearest(np.empty((0, 13), np.float32))) == 0
+
+
+def test_few_tokens_meet_every_centroid_and_many_are_worth_groups(clustered: Tokens) -> None:
+    centroids, tokens = clustered(2000, 0), clustered(3000, 1)
+    made: list[CentroidSearch] = []
+
+    def make(given: NDArray[np.float32]) -> CentroidSearch:
+        made.append(CentroidSearch(given))
+        return made[-1]
+
+    search = LazyCentroidSearch(centroids, make)
+    for at in (0, 500):
+        part = tokens[at : at + 500]
+        assert np.array_equal(search.nearest(part), (part @ centroids.T).argmax(axis=1))
+    assert not made
+    for part in (tokens[1000:], tokens[:5]):
+        assert np.array_equal(search.nearest(part), CentroidSearch(centroids).nearest(part))
+    assert len(made) == 1
