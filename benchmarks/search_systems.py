@@ -46,8 +46,10 @@ EXACT = Build(name="exact", engine="exact")
 # probes, candidates, scored, rescored, margin, patience: from cheap to thorough, of some 700 those
 # that no other one beat in time and recall (20,000 documents of starter-colbert, 100 hits)
 _LADDER = (
+    (6, 1500, 500, 100, 2.0, 1.5),
     (8, 1000, 200, 100, 2.5, 2.5),
     (8, 1500, 300, 100, 3.0, 2.5),
+    (8, 1500, 700, 110, 2.0, 1.25),
     (8, 1500, 500, 100, 3.5, 1.5),
     (12, 2000, 1000, 110, 2.5, 1.25),
     (12, 3000, 400, 110, 3.0, 1.25),

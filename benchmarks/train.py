@@ -76,9 +76,7 @@ def main() -> None:
         "environment": {
             key: value for key, value in os.environ.items() if key.startswith(("MALLOC_", "OMP_"))
         },
-        "settings": {
-            key: str(value) for key, value in vars(arguments).items() if key != "json"
-        },
+        "settings": {key: str(value) for key, value in vars(arguments).items() if key != "json"},
     }
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quality:

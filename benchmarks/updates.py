@@ -2,7 +2,7 @@
 
     python benchmarks/updates.py                       # 1,000,000 documents of 8 tokens, 3 minutes
     python benchmarks/updates.py --quick               # 100,000
-    python benchmarks/updates.py --index FOLDER        # of an index that is there; a copy is changed
+    python benchmarks/updates.py --index FOLDER        # a copy of an index is changed
 
 Each change is an atomic version on disk before its time is taken; between changes a reader opens
 the index and has to see what was acknowledged. Deleting is followed by a search for the document
@@ -89,9 +89,7 @@ def build(folder: Path, documents: int) -> None:
         print(f"{len(index):,} documents built in {time.perf_counter() - started:.0f} s")
 
 
-def make_documents(
-    topics: NDArray[np.float32], count: int, seed: int
-) -> list[NDArray[np.float32]]:
+def make_documents(topics: NDArray[np.float32], count: int, seed: int) -> list[NDArray[np.float32]]:
     """Documents of 4 to 12 tokens of unit length."""
     generator = np.random.default_rng([SEED, seed])
     lengths = generator.integers(*TOKENS, count, endpoint=True)
