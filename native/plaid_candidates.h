@@ -21,11 +21,11 @@ void find_thresholds(int columns, int64_t blocks, int64_t count, Scratch& s) {
             // The first step, from the lowest number to 0, wraps around as it should.
             const uint16_t step = (uint16_t)(1u << bit);
             const Shorts higher = (Shorts)((UnsignedShorts)threshold + step);
-            Shorts reached = {};
+            UnsignedShorts reached = {};
             for (int64_t b = 0; b < blocks; ++b)
-                reached -= (Shorts)(load_group(s.block_best.data() + b * columns + column) >=
-                                    higher);
-            const Shorts is_enough = (Shorts)(reached >= (int16_t)count);
+                reached -= (UnsignedShorts)(load_group(s.block_best.data() + b * columns + column) >=
+                                            higher);
+            const Shorts is_enough = (Shorts)((Shorts)reached >= (int16_t)count);
             threshold = is_enough ? higher : threshold;
         }
         std::memcpy(s.thresholds.data() + column, &threshold, sizeof threshold);
