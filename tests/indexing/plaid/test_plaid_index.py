@@ -19,6 +19,7 @@ from retrieval.files import map_arrays
 from retrieval.indexing.exact import ExactIndex
 from retrieval.indexing.index import Batch
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
+from retrieval.indexing.plaid.kmeans import Nearest
 from retrieval.indexing.vectors import Vectors
 from retrieval.records import Hit
 
@@ -319,13 +320,14 @@ def test_saving_keeps_what_finds_the_centroids(
     tmp_path: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path, documents[:200]).close()
-    made: list[int] = []
+    made: list[Nearest] = []
     make = PlaidIndex._centroid_search
-    monkeypatch.setattr(
-        PlaidIndex,
-        "_centroid_search",
-        lambda self, centroids: made.append(1) or make(self, centroids),
-    )
+
+    def counted(self: PlaidIndex, centroids: NDArray[np.float32]) -> Nearest:
+        made.append(make(self, centroids))
+        return made[-1]
+
+    monkeypatch.setattr(PlaidIndex, "_centroid_search", counted)
     with PlaidIndex.open(tmp_path, writable=True) as index:
         for at in range(200, 204):
             index.add([IDS[at]], [documents[at]])
