@@ -83,8 +83,10 @@ def test_bfloat16_is_held_against_float32(tmp_path: Path) -> None:
     ran = run(*options, "--dtype", "bfloat16", "--json", str(report_path))
     assert ran.returncode == 0, ran.stderr
     [result] = json.loads(report_path.read_text())["results"]
+    exact = np.array(result["float32_losses"])
     for row in result["rows"]:
-        difference = np.abs(np.divide(row["losses"], result["float32_losses"]) - 1).max()
+        # In the mean of the steps: a loss near 0 is rounded to another one.
+        difference = np.abs(np.array(row["losses"]) - exact).mean() / exact.mean()
         assert 1e-5 < difference < 0.2  # rounded, and from the same pairs and weights
 
 

@@ -134,19 +134,21 @@ class LazyCentroidSearch:
     Grouping 65,536 centroids takes longer than comparing a thousand tokens with all of them.
     """
 
-    def __init__(self, centroids_KD: Floats, search: Callable[[Floats], Nearest]) -> None:
+    def __init__(self, centroids_KD: Floats) -> None:
         self._centroids_KD = centroids_KD
-        self._make = search
         self._search: Nearest | None = None
-        self._compared = 0
+        self._expected = 0
+
+    def expect(self, tokens: int, search: Callable[[Floats], Nearest]) -> None:
+        """Say how many tokens come next, and what makes the search for many."""
+        self._expected += tokens
+        if self._search is None and self._expected > _FEW_TOKENS:
+            self._search = search(self._centroids_KD)
 
     def nearest(self, tokens_TD: Floats) -> NDArray[np.integer]:
         """For each of (T, D) tokens the number of its centroid."""
         if self._search is None:
-            self._compared += len(tokens_TD)
-            if self._compared <= _FEW_TOKENS:
-                return _nearest_of_all(tokens_TD, self._centroids_KD)
-            self._search = self._make(self._centroids_KD)
+            return _nearest_of_all(tokens_TD, self._centroids_KD)
         return self._search.nearest(tokens_TD)
 
 

@@ -84,7 +84,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         self._codec: ResidualCodec | None = None
         self._energy: float | None = None
         """Of the residuals when the codec was new; None while it is."""
-        self._nearest: Nearest | None = None
+        self._nearest: LazyCentroidSearch | None = None
         self._segments: list[Segment] = []
         """The saved ones, then those that were added since."""
         self._names: list[str] = []
@@ -187,9 +187,10 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         if self._codec is None:
             self._add_segment(make_segment(lengths, _no_tokens()))
             return
-        if self._nearest is None:
-            self._nearest = LazyCentroidSearch(self._codec.centroids, self._centroid_search)
         tokens = np.concatenate(checked)
+        if self._nearest is None:
+            self._nearest = LazyCentroidSearch(self._codec.centroids)
+        self._nearest.expect(len(tokens), self._centroid_search)
         encoded = self._encode(self._codec, self._nearest, tokens)
         kept = tokens if self.settings.keep_tokens else None
         self._add_segment(make_segment(lengths, encoded, kept))

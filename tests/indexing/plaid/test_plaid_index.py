@@ -344,3 +344,11 @@ def test_saving_keeps_what_finds_the_centroids(
         index.save()
     (hits,) = PlaidIndex.open(tmp_path).search(documents[:1], 2)
     assert {"again", IDS[0]} == set(ids_of(hits))
+
+
+def test_an_index_that_is_dropped_gives_its_lock_back(tmp_path: Path, documents: Documents) -> None:
+    index = build(tmp_path, documents[:200])
+    index.add(IDS[200:], documents[200:])
+    index.save()
+    del index  # at once, without the garbage collector
+    PlaidIndex.open(tmp_path, writable=True).close()

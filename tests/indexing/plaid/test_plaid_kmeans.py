@@ -80,11 +80,16 @@ def test_few_tokens_meet_every_centroid_and_many_are_worth_groups(clustered: Tok
         made.append(CentroidSearch(given))
         return made[-1]
 
-    search = LazyCentroidSearch(centroids, make)
+    search = LazyCentroidSearch(centroids)
+
+    def nearest(part: NDArray[np.float32]) -> NDArray[np.integer]:
+        search.expect(len(part), make)
+        return search.nearest(part)
+
     for at in (0, 500):
         part = tokens[at : at + 500]
-        assert np.array_equal(search.nearest(part), (part @ centroids.T).argmax(axis=1))
+        assert np.array_equal(nearest(part), (part @ centroids.T).argmax(axis=1))
     assert not made
     for part in (tokens[1000:], tokens[:5]):
-        assert np.array_equal(search.nearest(part), CentroidSearch(centroids).nearest(part))
+        assert np.array_equal(nearest(part), CentroidSearch(centroids).nearest(part))
     assert len(made) == 1
