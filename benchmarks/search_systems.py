@@ -43,8 +43,8 @@ OURS = (
 )
 EXACT = Build(name="exact", engine="exact")
 
-# probes, candidates, scored, rescored, margin, patience: from cheap to thorough, of some 700 those
-# that no other one beat in time and recall (20,000 documents of starter-colbert, 100 hits)
+# probes, candidates, scored, rescored, margin, patience: from cheap to thorough. Most of them no
+# other of some 700 beat in time and recall (20,000 documents of starter-colbert, 150 queries).
 _LADDER = (
     (6, 1500, 500, 100, 2.0, 1.5),
     (8, 1000, 200, 100, 2.5, 2.5),
