@@ -355,13 +355,10 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         save_codec(draft.path / CODEC, codec, energy)
 
     def _saved(self, version: Version) -> None:
-        # Saving changes no codec; of a new one, the energy of its residuals is in the file.
-        nearest = self._nearest
         if self._energy is None:
             self._read(version)
-        else:
+        else:  # the codec is as it was, and what finds its centroids
             self._map(version)
-        self._nearest = nearest
 
     def _read(self, version: Version) -> None:
         self._codec = self._energy = self._nearest = None
