@@ -1,6 +1,6 @@
 """What a change of a large PLAID index costs: a document added, replaced, deleted, and committed.
 
-    python benchmarks/updates.py                       # 1,000,000 documents of 8 tokens, 3 minutes
+    python benchmarks/updates.py                       # 1,000,000 documents of 8 tokens
     python benchmarks/updates.py --quick               # 100,000
     python benchmarks/updates.py --index FOLDER        # a copy of an index is changed
 
