@@ -30,11 +30,6 @@ inline __m512i add_byte_products(__m512i sum, __m512i unsigned_bytes, __m512i si
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
 }
-
-inline __m256i add_halves(__m512i value) {
-    return _mm256_add_epi32(_mm512_maskz_extracti64x4_epi64((__mmask8)ALL, value, 0),
-                            _mm512_maskz_extracti64x4_epi64((__mmask8)ALL, value, 1));
-}
 #endif
 
 // Adds the products of four unsigned and four signed bytes in each lane.
@@ -47,10 +42,15 @@ inline Ints add_products(Ints sum, uint32_t unsigned_bytes, Ints signed_bytes) {
                                                (__m256i)signed_bytes);
     return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
-    for (int byte = 0; byte < 4; ++byte) {
-        const int32_t value = (unsigned_bytes >> 8 * byte) & 0xff;
-        sum += ((Ints)((Words)signed_bytes << (24 - 8 * byte)) >> 24) * value;
-    }
+    // Of the lower and the upper byte of each half of a lane; two products fit into 16 bits.
+    typedef int16_t Halves16 __attribute__((vector_size(sizeof(Ints))));
+    typedef uint16_t Bits16 __attribute__((vector_size(sizeof(Ints))));
+    const Ints left = Ints{} + (int32_t)unsigned_bytes;
+    const Halves16 lower = (Halves16)((Bits16)signed_bytes << 8) >> 8;
+    const Halves16 upper = (Halves16)signed_bytes >> 8;
+    const Halves16 pairs = lower * (Halves16)((Bits16)left & 0xff) +
+                           upper * (Halves16)((Bits16)left >> 8);
+    sum += ((Ints)((Words)pairs << 16) >> 16) + ((Ints)pairs >> 16);
     return sum;
 #endif
 }
@@ -76,74 +76,6 @@ inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* 
         panel += 4 * columns;
     }
 }
-
-// A row of unsigned bytes times one of signed bytes; `depth` is a multiple of 64.
-inline int32_t dot_bytes(const uint8_t* row, const int8_t* other, int depth) {
-#if LANES == 16
-    __m512i total = _mm512_setzero_si512();
-    for (int d = 0; d < depth; d += 64)
-        total = add_byte_products(total, _mm512_loadu_si512(row + d),
-                                  _mm512_loadu_si512(other + d));
-    const __m256i half = add_halves(total);
-#elif LANES == 8
-    __m256i half = _mm256_setzero_si256();
-    for (int d = 0; d < depth; d += 32) {
-        const __m256i left = _mm256_loadu_si256((const __m256i*)(row + d));
-        const __m256i right = _mm256_loadu_si256((const __m256i*)(other + d));
-        const __m256i pairs = _mm256_maddubs_epi16(left, right);
-        half = _mm256_add_epi32(half, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
-#endif
-#if LANES >= 8
-    __m128i quarter =
-        _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
-    quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1));
-    return _mm_cvtsi128_si32(quarter);
-#else
-    int32_t total = 0;
-    for (int d = 0; d < depth; ++d) total += (int32_t)row[d] * other[d];
-    return total;
-#endif
-}
-
-#if LANES >= 8
-// Four products as in `dot_bytes`, whose sums over lanes share their steps.
-inline __m128i dot_four(const uint8_t* const (&rows)[4], const int8_t* const (&others)[4],
-                        int depth) {
-#if LANES == 16
-    __m512i sums[4];
-    for (int i = 0; i < 4; ++i) {
-        sums[i] = _mm512_setzero_si512();
-        for (int d = 0; d < depth; d += 64)
-            sums[i] = add_byte_products(sums[i], _mm512_loadu_si512(rows[i] + d),
-                                        _mm512_loadu_si512(others[i] + d));
-    }
-    // Sums of two in turns, then of four, in each quarter of a register.
-    const __m512i low = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(ALL, sums[0], sums[1]),
-                                         _mm512_maskz_unpackhi_epi32(ALL, sums[0], sums[1]));
-    const __m512i high = _mm512_add_epi32(_mm512_maskz_unpacklo_epi32(ALL, sums[2], sums[3]),
-                                          _mm512_maskz_unpackhi_epi32(ALL, sums[2], sums[3]));
-    const __m256i four = add_halves(
-        _mm512_add_epi32(_mm512_maskz_unpacklo_epi64((__mmask8)ALL, low, high),
-                         _mm512_maskz_unpackhi_epi64((__mmask8)ALL, low, high)));
-#else
-    __m256i sums[4];
-    for (int i = 0; i < 4; ++i) {
-        sums[i] = _mm256_setzero_si256();
-        for (int d = 0; d < depth; d += 32) {
-            const __m256i left = _mm256_loadu_si256((const __m256i*)(rows[i] + d));
-            const __m256i right = _mm256_loadu_si256((const __m256i*)(others[i] + d));
-            const __m256i pairs = _mm256_maddubs_epi16(left, right);
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-    }
-    const __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]),
-                                           _mm256_hadd_epi32(sums[2], sums[3]));
-#endif
-    return _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
-}
-#endif
 
 // Nearest integers of numbers below 2^22 in size.
 inline Ints nearest_integers(Floats value) {

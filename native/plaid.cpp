@@ -53,6 +53,17 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
     const bool may_stop = is_ranked && effort.patience < 1e6f;
     if (may_stop) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
+    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth + 64);
+    const auto document = [&](int64_t at) -> NearDocument& {
+        return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
+    };
+    const auto find = [&](int64_t at) {
+        if (at < count)
+            find_near(view, q, margin, s.candidates[at].position, s, document(at));
+        else
+            document(at).count = 0;
+    };
+    for (int64_t at = 0; at < DOCUMENTS_AHEAD; ++at) find(at);
     Gains gains;
     for (int64_t at = 0; at < count; ++at) {
         const float by_centroids = s.candidates[at].score / q.one;
@@ -62,11 +73,10 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
             s.candidates.resize(at);
             return;
         }
-        Fetch fetch;
-        if (at + DOCUMENTS_AHEAD < count)
-            fetch = fetch_document(view, s.candidates[at + DOCUMENTS_AHEAD].position, decode.bytes);
+        find(at + DOCUMENTS_AHEAD);
         Scored& each = s.candidates[at];
-        each.score = score_by_residuals(view, q, decode, margin, each.position, fetch, s);
+        each.score = score_by_residuals(view, q, decode, document(at),
+                                        document(at + DOCUMENTS_AHEAD), s);
         gains.add(each.score - by_centroids);
     }
 }
@@ -137,14 +147,15 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
     mark(1);
     find_probes(*view->codec, q, effort->probes, block, s);
     mark(2);
-    choose_candidates(mask, gather(*view, q, s), effort->candidates, s);
+    const int64_t touched = gather(*view, q, s);
+    choose_candidates(mask, touched, effort->candidates, s);
     mark(3);
     const bool is_ranked = (int64_t)s.candidates.size() > effort->scored;
     if (is_ranked) score_by_centroids(*view, q, effort->scored, s);
     mark(4);
     if (stages) {
         for (int at = 0; at < 4; ++at) stages->nanoseconds[at] += times[at + 1] - times[at];
-        stages->touched += s.touched.size();
+        stages->touched += touched;
     }
     return finish(*view, *effort, is_ranked, positions, scores, s, stages);
 }

@@ -6,8 +6,8 @@
 
 namespace {
 
-// Bins of gains; the last candidates are those of a whole bin.
-constexpr int BINS = 8192;
+// Bins of gains, by their first bits; the last candidates are those of a whole bin.
+constexpr int BIN_BITS = 13, BINS = 1 << BIN_BITS;
 
 // For each column the largest score that at least `count` of the blocks' best reach, or less.
 void find_thresholds(int columns, int64_t blocks, int64_t count, Scratch& s) {
@@ -45,6 +45,18 @@ inline uint32_t reaching(const int16_t* scores, Shorts thresholds) {
     uint32_t bits = 0;
     for (int lane = 0; lane < COLUMN_GROUP; ++lane) bits |= (uint32_t)(is_there[lane] & 1) << lane;
     return bits;
+#endif
+}
+
+inline bool any(Shorts conditions) {
+#if LANES == 16
+    return _mm256_movepi16_mask((__m256i)conditions) != 0;
+#elif LANES == 8
+    return !_mm256_testz_si256((__m256i)conditions, (__m256i)conditions);
+#else
+    int16_t together = 0;
+    for (int lane = 0; lane < COLUMN_GROUP; ++lane) together |= conditions[lane];
+    return together != 0;
 #endif
 }
 
@@ -156,27 +168,26 @@ int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
 }
 
 // Of the first `count` documents in s.hits the ones with the highest gains: `wanted`, and what is as
-// good as the last of them by a bin's width.
+// good as the last of them by a bin's width. Gains are zeros then.
 void choose_candidates(const uint8_t* mask, int64_t count, int wanted, Scratch& s) {
-    s.touched.clear();
-    s.touched.reserve(count);
     s.bins.assign(BINS, 0);
-    constexpr uint32_t BIN = (MOST_GAINED + 1) / BINS;
+    constexpr int BIN_SHIFT = 32 - BIN_BITS;
     for (int64_t at = 0; at < count; ++at) {
         const int64_t position = s.hits[at];
-        const uint32_t gain = s.gains[position] >> TOUCHED_BITS;
-        s.gains[position] = 0;
-        if (mask && !mask[position]) continue;
-        s.touched.push_back({(float)gain, position});
-        ++s.bins[gain / BIN];
+        s.bins[s.gains[position] >> BIN_SHIFT] += !mask || mask[position];
     }
-    s.has_zero_gains = true;
     int lowest = BINS;
     for (int64_t chosen = 0; lowest > 0 && chosen < wanted;) chosen += s.bins[--lowest];
-    const float least = (float)(lowest * BIN);
+    const Gain least = (Gain)lowest << BIN_SHIFT;
     s.candidates.clear();
-    for (const Scored& each : s.touched)
-        if (each.score >= least) s.candidates.push_back(each);
+    for (int64_t at = 0; at < count; ++at) {
+        const int64_t position = s.hits[at];
+        const Gain gain = s.gains[position];
+        s.gains[position] = 0;
+        if (gain >= least && (!mask || mask[position]))
+            s.candidates.push_back({(float)(gain >> TOUCHED_BITS), position});
+    }
+    s.has_zero_gains = true;
     // The lowest bin also has those that gained nothing, which may be many.
     if (lowest == 0) keep_best(s.candidates, wanted);
 }
@@ -240,19 +251,29 @@ inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segme
     }
 }
 
+inline void prefetch_codes(const PlaidView& view, int64_t position) {
+    const PlaidSegment& segment = segment_of(view, position);
+    const Run run = tokens_of(segment, position);
+    const char* codes = (const char*)segment.codes;
+    const char* end = codes + run.end * view.code_bytes;
+    for (const char* from = codes + run.first * view.code_bytes; from < end; from += 64)
+        __builtin_prefetch(from);
+}
+
+inline void prefetch_bounds(const PlaidView& view, int64_t position) {
+    const PlaidSegment& segment = segment_of(view, position);
+    __builtin_prefetch(segment.offsets + (position - segment.first_position));
+}
+
 // Scores candidates by their centroids alone and keeps the best.
 void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
     s.best_shorts.resize(q.columns);
-    for (size_t at = 0; at < s.candidates.size(); ++at) {
-        if (at + DOCUMENTS_AHEAD < s.candidates.size()) {
-            const int64_t position = s.candidates[at + DOCUMENTS_AHEAD].position;
-            const PlaidSegment& segment = segment_of(view, position);
-            const Run run = tokens_of(segment, position);
-            const char* codes = (const char*)segment.codes;
-            const char* end = codes + run.end * view.code_bytes;
-            for (const char* from = codes + run.first * view.code_bytes; from < end; from += 64)
-                __builtin_prefetch(from);
-        }
+    const size_t count = s.candidates.size();
+    for (size_t at = 0; at < count; ++at) {
+        if (at + 4 * DOCUMENTS_AHEAD < count)
+            prefetch_bounds(view, s.candidates[at + 4 * DOCUMENTS_AHEAD].position);
+        if (at + DOCUMENTS_AHEAD < count)
+            prefetch_codes(view, s.candidates[at + DOCUMENTS_AHEAD].position);
         const int64_t position = s.candidates[at].position;
         const PlaidSegment& segment = segment_of(view, position);
         const Run run = tokens_of(segment, position);

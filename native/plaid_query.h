@@ -17,6 +17,8 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 constexpr int MOST_IN_BLOCK = 32;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
+// Tokens of a document that are listed at a time.
+constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
 // Lengths of query tokens end here, so that no sum of scores is infinite.
 constexpr double LONGEST = 1e29;
 
@@ -49,21 +51,6 @@ struct Probe {
     int32_t centroid;
 };
 
-// A document's token whose residual is looked at.
-struct NearToken {
-    int64_t token;
-    const int16_t* scores;  // of its centroid
-    float scale;
-};
-
-// One of those with a query token: the token's number shifted left, and the column. One word, which
-// is stored without a look at what was there.
-typedef uint32_t Pair;
-constexpr int COLUMN_BITS = 12;
-
-inline uint32_t column_of(Pair pair) { return pair & ((1u << COLUMN_BITS) - 1); }
-inline uint32_t near_of(Pair pair) { return pair >> COLUMN_BITS; }
-
 // Query tokens as columns of panels, scaled to unit length.
 struct Query {
     int tokens = 0, columns = 0;
@@ -73,13 +60,36 @@ struct Query {
     std::vector<int8_t> centroid_panel;
     std::vector<int32_t> centroid_bias;
     std::vector<float> factors;
-    // With residuals: the sum of products and bias, and the centroid's score shifted left, are in
-    // one unit. Rows of `depth` bytes, in the order of a decoded residual's.
-    std::vector<int8_t> residual_rows;
+    // With residuals, `depth` bytes in the order of a decoded one's: the sum of products and bias,
+    // and the centroid's score shifted left, are in one unit.
+    std::vector<int8_t> residual_panel;
     std::vector<int32_t> residual_bias;
     int plane_bytes = 0, depth = 0, shift = 0;
     float one = 0, unit = 0;
     std::vector<float> float_panel;  // (width, columns), made where it is needed
+};
+
+// A run of tokens or of entries, empty where the mapped files name what is not there.
+struct Run {
+    int64_t first, end;
+
+    Run beginning(int64_t most) const { return {first, std::min(end, first + most)}; }
+};
+
+// A document's token whose residual is looked at.
+struct NearToken {
+    int64_t token;
+    uint32_t code;  // of its centroid
+};
+
+// A document that will be scored by its residuals, and the tokens of it, or of its beginning, that
+// are looked at; how many of them are fetched.
+struct NearDocument {
+    const PlaidSegment* segment = nullptr;
+    Run run = {0, 0};
+    int64_t count = 0, fetched = 0;
+    std::vector<NearToken> tokens;
+    std::vector<int16_t> least;  // of a centroid's score in each column
 };
 
 // What a thread keeps between searches.
@@ -93,12 +103,11 @@ struct Scratch {
     std::vector<Gain> gains;       // zeros between searches
     bool has_zero_gains = true;    // false where a search has ended in the middle
     std::vector<int64_t> hits;
-    std::vector<Scored> touched, candidates;
+    std::vector<Scored> candidates;
     std::vector<float> ranked;
     std::vector<int32_t> bins;
     std::vector<uint8_t> rows;
-    std::vector<NearToken> near_tokens;
-    std::vector<Pair> pairs;
+    NearDocument near_documents[DOCUMENTS_AHEAD + 1];
     std::vector<float> float_rows, best;
     std::vector<int16_t> best_shorts;
 };
@@ -108,11 +117,6 @@ __attribute__((noinline)) Scratch& scratch_of_thread() {
     thread_local Scratch scratch;
     return scratch;
 }
-
-// A run of tokens or of entries, empty where the mapped files name what is not there.
-struct Run {
-    int64_t first, end;
-};
 
 inline Run checked_run(const int64_t* bounds, int64_t count) {
     const int64_t first = bounds[0], end = bounds[1];
@@ -130,6 +134,10 @@ inline Run entries_of(const PlaidSegment& segment, int32_t list) {
 int32_t rounded_levels(float value, float scale) {
     const float level = std::nearbyint(value / scale);
     return (int32_t)std::min((float)SIGNED_LEVELS, std::max((float)-SIGNED_LEVELS, level));
+}
+
+inline size_t place_in_panel(const Query& q, int row, int column) {
+    return ((size_t)(row / 4) * q.columns + column) * 4 + row % 4;
 }
 
 void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
@@ -168,23 +176,23 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
 
     const int per_byte = 8 / codec.bits, bytes = width / per_byte;
     q.plane_bytes = (bytes + 3) / 4 * 4;
-    q.depth = (per_byte * q.plane_bytes + 63) / 64 * 64;
+    q.depth = per_byte * q.plane_bytes;
     q.centroid_panel.assign((size_t)width * q.columns, 0);
     q.centroid_bias.assign(q.columns, 0);
-    q.residual_rows.assign((size_t)q.depth * tokens, 0);
+    q.residual_panel.assign((size_t)q.depth * q.columns, 0);
     q.residual_bias.assign(q.columns, 0);
     for (int t = 0; t < tokens; ++t) {
         const float* unit = q.units.data() + (size_t)t * width;
         const float level = largest[t] > 0 ? largest[t] / SIGNED_LEVELS : 1;
         q.factors[t] = level * q.one;
-        int8_t* row = q.residual_rows.data() + (size_t)t * q.depth;
         for (int d = 0; d < width; ++d) {
             // The other side holds 128 more than what it stands for, which the bias takes out.
             const int32_t with_centroid = rounded_levels(unit[d], level);
-            q.centroid_panel[((size_t)(d / 4) * q.columns + t) * 4 + d % 4] = (int8_t)with_centroid;
+            q.centroid_panel[place_in_panel(q, d, t)] = (int8_t)with_centroid;
             q.centroid_bias[t] -= 128 * with_centroid;
             const int32_t with_residual = rounded_levels(unit[d], level_of_all);
-            row[d % per_byte * q.plane_bytes + d / per_byte] = (int8_t)with_residual;
+            const int decoded_at = d % per_byte * q.plane_bytes + d / per_byte;
+            q.residual_panel[place_in_panel(q, decoded_at, t)] = (int8_t)with_residual;
             q.residual_bias[t] -= 128 * with_residual;
         }
     }

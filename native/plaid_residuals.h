@@ -5,9 +5,6 @@
 
 namespace {
 
-// A document's tokens are gone through in runs of so many, which `Pair` can name.
-constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
-
 #if LANES == 16
 typedef __m512i ByteVector;
 inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
@@ -19,6 +16,9 @@ inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
     return _mm256_shuffle_epi8(table, numbers);
 }
 #endif
+
+// Scales of a document that are fetched before its residuals are, and those of a cache line.
+constexpr int64_t SCALES_AHEAD = 128, SCALES_IN_LINE = 32;
 
 // Writes the bytes that a token's residual stands for, plane by plane; up to 64 bytes behind the
 // last plane are overwritten.
@@ -96,11 +96,6 @@ struct Decoder {
 #endif
 };
 
-inline int32_t code_of(const PlaidView& view, const PlaidSegment& segment, int64_t token) {
-    return view.code_bytes == 2 ? ((const uint16_t*)segment.codes)[token]
-                                : ((const int32_t*)segment.codes)[token];
-}
-
 inline float weighted_sum(const Query& q, const float* best) {
     Floats total = {};
     for (int column = 0; column < q.columns; column += LANES)
@@ -108,183 +103,156 @@ inline float weighted_sum(const Query& q, const float* best) {
     return sum(total);
 }
 
-#if LANES == 8
-// The numbers of the bits that are set in each byte, ascending.
-struct BitNumbers {
-    uint8_t of[256][8];
-
-    constexpr BitNumbers() : of() {
-        for (int byte = 0; byte < 256; ++byte)
-            for (int bit = 0, count = 0; bit < 8; ++bit)
-                if (byte >> bit & 1) of[byte][count++] = (uint8_t)bit;
-    }
-};
-constexpr BitNumbers BIT_NUMBERS;
-#endif
-
-// Lists the numbers of `bits` as pairs; writes up to 16 of them, those behind the last without
-// meaning, and returns how many there are.
-inline int64_t list_bits(uint32_t bits, int32_t near, int32_t first_column, Pair* to) {
-    const Pair first = (Pair)near << COLUMN_BITS | (Pair)first_column;
-#if LANES == 16
-    const __m512i pairs = _mm512_add_epi32(_mm512_set1_epi32((int)first), (__m512i)lane_numbers());
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)bits, pairs));
-    return __builtin_popcount(bits);
-#elif LANES == 8
-    int64_t count = 0;
-    for (int half = 0; half < 2; ++half) {
-        const uint32_t byte = bits >> 8 * half & 0xff;
-        const __m128i numbers = _mm_loadl_epi64((const __m128i*)BIT_NUMBERS.of[byte]);
-        const __m256i pairs = _mm256_add_epi32(_mm256_set1_epi32((int)first + 8 * half),
-                                               _mm256_cvtepu8_epi32(numbers));
-        _mm256_storeu_si256((__m256i*)(to + count), pairs);
-        count += __builtin_popcount(byte);
-    }
-    return count;
-#else
-    int64_t count = 0;
-    for (; bits; bits &= bits - 1) to[count++] = first + (Pair)__builtin_ctz(bits);
-    return count;
-#endif
-}
-
-// The best score of each column among the pairs; DEPTH is the query's, or 0 for any.
-template <int DEPTH>
-void multiply_pairs(const Query& q, const Pair* __restrict pairs, int64_t count,
-                    const NearToken* __restrict near_tokens, const uint8_t* __restrict rows,
-                    float* __restrict best) {
-    const int depth = DEPTH ? DEPTH : q.depth, factor = 1 << q.shift;
-    const int8_t* __restrict queries = q.residual_rows.data();
-    const int32_t* __restrict bias = q.residual_bias.data();
-    int64_t at = 0;
-#if LANES >= 8
-    for (; at + 4 <= count; at += 4) {
-        const uint8_t* from[4];
-        const int8_t* with[4];
-        int32_t rest[4];
-        float scales[4], scores[4];
-        for (int i = 0; i < 4; ++i) {
-            const uint32_t column = column_of(pairs[at + i]), near = near_of(pairs[at + i]);
-            from[i] = rows + (size_t)near * depth, with[i] = queries + (size_t)column * depth;
-            rest[i] = bias[column] + near_tokens[near].scores[column] * factor;
-            scales[i] = near_tokens[near].scale;
-        }
-        const __m128i sums = _mm_add_epi32(dot_four(from, with, depth),
-                                           _mm_loadu_si128((const __m128i*)rest));
-        _mm_storeu_ps(scores, _mm_mul_ps(_mm_cvtepi32_ps(sums), _mm_loadu_ps(scales)));
-        for (int i = 0; i < 4; ++i) {
-            float& most = best[column_of(pairs[at + i])];
-            most = std::max(most, scores[i]);
-        }
-    }
-#endif
-    for (; at < count; ++at) {
-        const uint32_t column = column_of(pairs[at]), near = near_of(pairs[at]);
-        const NearToken& token = near_tokens[near];
-        const int32_t product = dot_bytes(rows + (size_t)near * depth,
-                                          queries + (size_t)column * depth, depth);
-        const int32_t score = product + bias[column] + token.scores[column] * factor;
-        best[column] = std::max(best[column], (float)score * token.scale);
-    }
-}
-
-// What a centroid's score has to reach in each column for the token's residual to be looked at:
-// the document's best less a margin, in s.best_shorts.
+// What a centroid's score has to reach in each column for a token's residual to be looked at: the
+// document's best less a margin.
 inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run run, const Query& q,
-                       Shorts margin, Scratch& s) {
+                       Shorts margin, int16_t* least, Scratch& s) {
     const int columns = q.columns;
     maximum_of_document(view, segment, run, columns, s);
     for (int column = 0; column < columns; column += COLUMN_GROUP) {
         // A sum of two negative numbers may wrap around, which only unsigned ones are allowed to.
         const Shorts most = load_group(s.best_shorts.data() + column);
-        const Shorts least = (Shorts)((UnsignedShorts)most - (UnsignedShorts)margin);
-        const Shorts threshold = least > most ? Shorts{} + (int16_t)-32768 : least;
-        std::memcpy(s.best_shorts.data() + column, &threshold, sizeof threshold);
+        const Shorts lower = (Shorts)((UnsignedShorts)most - (UnsignedShorts)margin);
+        const Shorts threshold = lower > most ? Shorts{} + (int16_t)-32768 : lower;
+        std::memcpy(least + column, &threshold, sizeof threshold);
     }
     // No score reaches this, so that columns without a query token stay out.
-    std::fill(s.best_shorts.begin() + q.tokens, s.best_shorts.end(), (int16_t)32767);
+    std::fill(least + q.tokens, least + columns, (int16_t)32767);
 }
 
-// Residuals of a document that is scored later, fetched token by token between other work: all at
-// once they would wait for one another.
-struct Fetch {
-    const char *next = nullptr, *end = nullptr;
-    int lines = 0;  // of a token
-
-    void step() { fetch(lines); }
-    void rest() { fetch((end - next + 63) / 64); }
-
-  private:
-    void fetch(int64_t count) {
-        for (; count > 0 && next < end; --count, next += 64) __builtin_prefetch(next, 0, 2);
-    }
-};
-
-// The largest products of a run of tokens with each query token, in s.best.
-inline void multiply_residuals(const PlaidView& view, const PlaidSegment& segment, Run run,
-                               const Query& q, const Decoder& decode, Fetch& fetch, Scratch& s) {
-    const int columns = q.columns;
-    // Which pairs there are can't be foreseen, so they are listed first, without branches where
-    // that can be, and then gone through in one run.
-    const int64_t tokens = run.end - run.first;
-    if ((int64_t)s.near_tokens.size() < tokens + 1) s.near_tokens.resize(tokens + 1);
-    const size_t most_pairs = (size_t)tokens * columns + COLUMN_GROUP;
-    if (s.pairs.size() < most_pairs) s.pairs.resize(most_pairs);
-    int64_t near = 0, pairs = 0;
+// Lists the tokens whose centroids reach `least` in any column; one behind the last is written too.
+// COLUMNS are the query's, or 0 for any.
+template <int COLUMNS, class Code>
+int64_t list_near(const Code* codes, Run run, const int16_t* least, int any_columns,
+                  const Scratch& s, NearToken* to) {
+    const int columns = COLUMNS ? COLUMNS : any_columns;
+    const uint32_t mask = s.code_mask;
+    const int16_t* scores = s.scores.data();
+    int64_t count = 0;
     for (int64_t token = run.first; token < run.end; ++token) {
-        const int64_t code = code_of(view, segment, token) & s.code_mask;
-        const int16_t* scores = s.scores.data() + (size_t)code * columns;
-        s.near_tokens[near] = {token, scores, 0};
-        fetch.step();
-        const int64_t before = pairs;
-        for (int column = 0; column < columns; column += COLUMN_GROUP) {
-            const uint32_t bits =
-                reaching(scores + column, load_group(s.best_shorts.data() + column));
-            pairs += list_bits(bits, (int32_t)near, column, s.pairs.data() + pairs);
-        }
-        near += pairs > before;
+        const uint32_t code = (uint32_t)codes[token] & mask;
+        const int16_t* row = scores + (size_t)code * columns;
+        Shorts is_near = {};
+        for (int column = 0; column < columns; column += COLUMN_GROUP)
+            is_near |= (Shorts)(load_group(row + column) >= load_group(least + column));
+        to[count] = {token, code};
+        count += any(is_near);
     }
-    if ((int64_t)s.rows.size() < near * q.depth) s.rows.resize(near * q.depth);
-    for (int64_t at = 0; at < near; ++at) {
-        NearToken& token = s.near_tokens[at];
-        decode(segment.residuals + token.token * decode.bytes, s.rows.data() + at * q.depth);
-        token.scale = widen_float16(segment.scales[token.token]);
-    }
-    const auto multiply = q.depth == 128 ? multiply_pairs<128> : multiply_pairs<0>;
-    multiply(q, s.pairs.data(), pairs, s.near_tokens.data(), s.rows.data(),
-             s.best.data());
+    return count;
 }
 
-// MaxSim of one document from its codes and residuals.
-//
-// A query token is multiplied with the residuals of those tokens only whose centroids come within
-// `margin` of the document's best: by default of 32 x 118 pairs some 950 are left.
-float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         Shorts margin, int64_t position, Fetch fetch, Scratch& s) {
-    const PlaidSegment& segment = segment_of(view, position);
-    const Run run = tokens_of(segment, position);
-    if (run.first == run.end) {
+inline void list_near(const PlaidView& view, Run run, const Scratch& s, int columns,
+                      NearDocument& document) {
+    if ((int64_t)document.tokens.size() <= run.end - run.first)
+        document.tokens.resize(run.end - run.first + 1);
+    const void* codes = document.segment->codes;
+    const int16_t* least = document.least.data();
+    NearToken* to = document.tokens.data();
+    document.count = view.code_bytes != 2
+                         ? list_near<0>((const int32_t*)codes, run, least, columns, s, to)
+                     : columns == 32
+                         ? list_near<32>((const uint16_t*)codes, run, least, columns, s, to)
+                         : list_near<0>((const uint16_t*)codes, run, least, columns, s, to);
+    document.fetched = 0;
+}
+
+// Finds the tokens of a document, or of a long one's beginning, whose residuals are looked at.
+inline void find_near(const PlaidView& view, const Query& q, Shorts margin, int64_t position,
+                      Scratch& s, NearDocument& document) {
+    document.segment = &segment_of(view, position);
+    document.run = tokens_of(*document.segment, position);
+    document.count = document.fetched = 0;
+    if (document.run.first == document.run.end) {
         s.is_damaged = true;
-        return LOWEST;
+        return;
     }
-    find_least(view, segment, run, q, margin, s);
-    std::fill(s.best.begin(), s.best.begin() + q.tokens, LOWEST);
-    for (int64_t first = run.first; first < run.end; first += TOKENS_AT_ONCE) {
-        const Run part = {first, std::min(run.end, first + TOKENS_AT_ONCE)};
-        multiply_residuals(view, segment, part, q, decode, fetch, s);
-    }
-    fetch.rest();
-    return weighted_sum(q, s.best.data()) * q.unit;
+    document.least.resize(q.columns);
+    find_least(view, *document.segment, document.run, q, margin, document.least.data(), s);
+    list_near(view, document.run.beginning(TOKENS_AT_ONCE), s, q.columns, document);
+    const Run beginning = document.run.beginning(SCALES_AHEAD);
+    for (int64_t token = beginning.first; token < beginning.end; token += SCALES_IN_LINE)
+        __builtin_prefetch(document.segment->scales + token);
 }
 
-inline Fetch fetch_document(const PlaidView& view, int64_t position, int residual_bytes) {
-    const PlaidSegment& segment = segment_of(view, position);
-    const Run run = tokens_of(segment, position);
-    const char* from = (const char*)segment.residuals;
-    __builtin_prefetch(segment.scales + run.first);
-    __builtin_prefetch(segment.scales + run.first + 32);
-    return {from + run.first * residual_bytes, from + run.end * residual_bytes,
-            (residual_bytes + 63) / 64};
+// Fetches the residuals of some more tokens of a document that is scored later: all at once they
+// would wait for one another.
+inline void fetch_residuals(NearDocument& document, int64_t more, int bytes) {
+    const int64_t end = std::min(document.count, document.fetched + more);
+    for (; document.fetched < end; ++document.fetched) {
+        const int64_t token = document.tokens[document.fetched].token;
+        const char* from = (const char*)document.segment->residuals + token * bytes;
+        for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
+    }
+}
+
+// Of negative numbers too.
+inline Ints shifted_left(Ints value, int bits) { return (Ints)((Words)value << bits); }
+
+// Raises s.best of each column to its largest product with ROWS tokens, or with fewer, of which the
+// last one comes again.
+template <int ROWS, int DEPTH>
+inline void raise_to_residuals(const Query& q, const Decoder& decode, const PlaidSegment& segment,
+                               const NearToken* tokens, int64_t count, Scratch& s) {
+    const int depth = DEPTH ? DEPTH : q.depth, columns = q.columns;
+    uint8_t* rows = s.rows.data();
+    const int16_t* scores[ROWS];
+    float scales[ROWS];
+    for (int r = 0; r < ROWS; ++r) {
+        const NearToken& each = tokens[std::min<int64_t>(r, count - 1)];
+        decode(segment.residuals + each.token * decode.bytes, rows + r * depth);
+        scores[r] = s.scores.data() + (size_t)each.code * columns;
+        scales[r] = widen_float16(segment.scales[each.token]);
+    }
+    each_group(columns, [&](int column, auto vectors) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        Ints sums[ROWS][VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            const Ints bias = load_ints(q.residual_bias.data() + column + v * LANES);
+            for (int r = 0; r < ROWS; ++r)
+                sums[r][v] = bias + shifted_left(load_shorts(scores[r] + column + v * LANES), q.shift);
+        }
+        multiply_bytes(rows, depth, q.residual_panel.data() + 4 * column, columns, depth, sums);
+        for (int v = 0; v < VECTORS; ++v) {
+            float* best = s.best.data() + column + v * LANES;
+            Floats most = load(best);
+            for (int r = 0; r < ROWS; ++r)
+                most = larger(most, to_floats(sums[r][v]) * broadcast(scales[r]));
+            store(best, most);
+        }
+    });
+}
+
+template <int DEPTH>
+void raise_to_document(const Query& q, const Decoder& decode, const NearDocument& document,
+                       NearDocument& next, Scratch& s) {
+    constexpr int HALF = (ROWS_AT_ONCE + 1) / 2;
+    const PlaidSegment& segment = *document.segment;
+    const NearToken* tokens = document.tokens.data();
+    int64_t left = document.count;
+    for (; left > HALF; left -= ROWS_AT_ONCE, tokens += ROWS_AT_ONCE) {
+        fetch_residuals(next, ROWS_AT_ONCE, decode.bytes);
+        raise_to_residuals<ROWS_AT_ONCE, DEPTH>(q, decode, segment, tokens, left, s);
+    }
+    if (left > 0) raise_to_residuals<HALF, DEPTH>(q, decode, segment, tokens, left, s);
+}
+
+// MaxSim of one document from its codes and residuals, while those of `next` are fetched.
+//
+// Residuals are those of tokens whose centroids come within a margin of the document's best for any
+// query token; each is multiplied with all query tokens.
+float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
+                         NearDocument& document, NearDocument& next, Scratch& s) {
+    const auto raise = q.depth == 128 ? raise_to_document<128> : raise_to_document<0>;
+    const Run run = document.run;
+    if (run.first == run.end) return LOWEST;
+    std::fill(s.best.begin(), s.best.end(), LOWEST);
+    raise(q, decode, document, next, s);
+    for (int64_t first = run.first + TOKENS_AT_ONCE; first < run.end; first += TOKENS_AT_ONCE) {
+        list_near(view, Run{first, run.end}.beginning(TOKENS_AT_ONCE), s, q.columns, document);
+        raise(q, decode, document, next, s);
+    }
+    fetch_residuals(next, next.count, decode.bytes);
+    return weighted_sum(q, s.best.data()) * q.unit;
 }
 
 // MaxSim of one document from its kept tokens, in float.

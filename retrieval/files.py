@@ -35,6 +35,8 @@ _SAFETENSORS_DTYPES = {
     "I8": np.int8,
     "BOOL": np.bool_,
 }
+_LINE_BYTES = 64
+"""Of the processor's cache."""
 
 
 @contextmanager
@@ -187,6 +189,9 @@ class ArrayStream(NamedTuple):
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) -> None:
     """Write arrays as one safetensors file, atomically, without a second copy in memory.
 
+    An array whose rows are multiples of 64 bytes starts at such a multiple, so that no row takes a
+    cache line more than it need; others start at multiples of the largest power of two in theirs.
+
     Raises:
         RetrievalError: a dtype that is not supported.
 
@@ -194,8 +199,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) ->
     """
     names = {np.dtype(dtype): name for name, dtype in _SAFETENSORS_DTYPES.items()}
     header: dict[str, Any] = {}
-    # Wide types first: every array then starts at a multiple of its item's size.
-    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    ordered = sorted(arrays.items(), key=lambda item: (-_alignment(item[1]), item[0]))
     begin = 0
     for name, array in ordered:
         if array.dtype not in names:
@@ -205,7 +209,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) ->
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [begin, end]}
         begin = end
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % _LINE_BYTES)
     with atomic_write(path) as stream:
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, array in ordered:
@@ -213,6 +217,15 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) ->
                 assert part.dtype == array.dtype, "a part of another dtype"
                 stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         assert stream.tell() == 8 + len(encoded) + begin, "parts that do not fill their shape"
+
+
+def _alignment(array: NDArray[Any] | ArrayStream) -> int:
+    """The largest power of two that all rows start at where the first does, at most 64.
+
+    Where arrays of more come first, each begins behind multiples of its own.
+    """
+    row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
+    return math.gcd(row_bytes, _LINE_BYTES)
 
 
 def give_pages_back(array: NDArray[Any]) -> None:

@@ -167,6 +167,18 @@ def test_mapped_arrays_equal_what_was_saved(tmp_path: Path) -> None:
         mapped["single"][0] = 1
 
 
+def test_no_row_takes_a_cache_line_more_than_it_need(tmp_path: Path) -> None:
+    shapes = {"u1": (5, 64), "u2": (3, 192), "u3": (7, 5), "u4": (9, 48), "u5": (0, 64), "u6": (2,)}
+    saved: dict[str, Any] = {name: np.zeros(each, np.uint8) for name, each in shapes.items()}
+    saved |= {"u": np.zeros(3, np.uint16), "i": np.zeros(3, np.int64), "f": np.zeros((3, 6), "f4")}
+    path = tmp_path / "arrays.safetensors"
+    save_arrays(path, saved)
+    expected = {"u1": 64, "u2": 64, "u3": 1, "u4": 16, "u6": 1, "u": 2, "i": 8, "f": 8}
+    mapped = map_arrays(path)
+    # A mapping begins at a page.
+    assert all(mapped[name].ctypes.data % each == 0 for name, each in expected.items())
+
+
 def test_safetensors_reads_what_is_written_and_the_reverse(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     save_arrays(ours, arrays())

@@ -114,7 +114,9 @@ class TorchSearcher:
                 )
                 scores_BC, found_BC = _best(by_centroids_BC, found_BC, effort.scored)
             is_there_BC = scores_BC > -torch.inf
-            finished = self._finish(queries_BMD, similarities_BKM, found_BC, is_there_BC, effort)
+            finished = self._finish(
+                queries_BMD, is_token_BM, similarities_BKM, found_BC, is_there_BC, effort
+            )
             for number, each in zip(numbers, finished):
                 ranked[number] = each
         return ranked
@@ -128,12 +130,14 @@ class TorchSearcher:
         if not len(positions):
             return ranked
         chosen = torch.from_numpy(np.array(positions, np.int64)).to(self._device)
-        for numbers, queries_BMD, _ in self._batches(queries, len(positions)):
+        for numbers, queries_BMD, is_token_BM in self._batches(queries, len(positions)):
             similarities_BMK = queries_BMD @ self._index.centroids_KD.T
             similarities_BKM = similarities_BMK.transpose(1, 2).contiguous()
             found_BC = chosen.expand(len(numbers), -1)
             is_there_BC = torch.ones_like(found_BC, dtype=torch.bool)
-            finished = self._finish(queries_BMD, similarities_BKM, found_BC, is_there_BC, effort)
+            finished = self._finish(
+                queries_BMD, is_token_BM, similarities_BKM, found_BC, is_there_BC, effort
+            )
             for number, each in zip(numbers, finished):
                 ranked[number] = each
         return ranked
@@ -180,13 +184,14 @@ class TorchSearcher:
     def _finish(
         self,
         queries_BMD: Tensor,
+        is_token_BM: Tensor,
         similarities_BKM: Tensor,
         found_BC: Tensor,
         is_there_BC: Tensor,
         effort: Effort,
     ) -> list[Ranked]:
         scores_BC = self._residual_scores(
-            queries_BMD, similarities_BKM, found_BC, is_there_BC, effort.margin
+            queries_BMD, is_token_BM, similarities_BKM, found_BC, is_there_BC, effort.margin
         )
         if effort.rescored and self._index.tokens is not None:
             scores_BC, found_BC = _best(scores_BC, found_BC, effort.rescored)
@@ -213,12 +218,15 @@ class TorchSearcher:
     def _residual_scores(
         self,
         queries_BMD: Tensor,
+        is_token_BM: Tensor,
         similarities_BKM: Tensor,
         found_BC: Tensor,
         is_there_BC: Tensor,
         margin: float,
     ) -> Tensor:
+        # Nothing comes near to what only fills a query up.
         margins_BM = margin * torch.linalg.vector_norm(queries_BMD, dim=2)
+        margins_BM.masked_fill_(~is_token_BM, -torch.inf)
 
         def products(rows: _Rows) -> Tensor:
             by_centroid = self._by_centroid(similarities_BKM, rows)
@@ -227,7 +235,8 @@ class TorchSearcher:
             found *= self._index.scales[rows.numbers].float()[:, None]
             if margin < math.inf:
                 least = maximum_by_owner(by_centroid, rows.owners, rows.candidates)[rows.owners]
-                found.masked_fill_(by_centroid < least - margins_BM[rows.queries], -torch.inf)
+                is_near = (by_centroid >= least - margins_BM[rows.queries]).any(dim=1)
+                found.masked_fill_(~is_near[:, None], -torch.inf)
             return found
 
         return self._maxsim(found_BC, is_there_BC, queries_BMD.shape[1], products)

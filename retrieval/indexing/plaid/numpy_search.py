@@ -45,8 +45,8 @@ class Effort(NamedTuple):
     rescored: int
     """Documents that are scored exactly; 0 for none."""
     margin: float = math.inf
-    """How far a token's centroid may score below the document's best one for the token to be
-    scored by its residual; the others can hardly be a query token's best match."""
+    """How far a token's centroid may score below the document's best one, for any query token, for
+    the token to be scored by its residual; the others can hardly be a query token's best match."""
     wanted: int = 1
     """Hits that are asked for."""
     patience: float = math.inf
@@ -186,10 +186,11 @@ class NumpySearcher:
         """MaxSim where every token stands at its centroid."""
         similarities_KM = np.ascontiguousarray(similarities_MK.T)
 
-        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
-            return _of_codes(similarities_KM, segment.codes[rows])
+        def best(segment: Segment, rows: Positions, starts: Positions) -> Floats:
+            by_centroid = _of_codes(similarities_KM, segment.codes[rows])
+            return _maxima(by_centroid, starts)
 
-        return self._maxsim(positions, products)
+        return self._maxsim(positions, best)
 
     def residual_scores(
         self, query_MD: Floats, similarities_MK: Floats, positions: Positions, margin: float
@@ -202,46 +203,49 @@ class NumpySearcher:
         similarities_KM = np.ascontiguousarray(similarities_MK.T)
         margins_M = margin * np.linalg.norm(query_MD, axis=1)
 
-        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
-            packed = np.take(segment.residuals, rows, axis=0)
+        def best(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             by_centroid = _of_codes(similarities_KM, segment.codes[rows])
-            found: Floats = self._codec.residuals(packed) @ query_MD.T
+            if margin < math.inf:
+                least = _maxima(by_centroid, starts) - margins_M
+                lengths = np.diff(starts, append=len(rows))
+                # At least one token of each document is near, even where files hold no numbers.
+                is_near = (~(by_centroid < np.repeat(least, lengths, axis=0))).any(axis=1)
+                rows, by_centroid = rows[is_near], by_centroid[is_near]
+                starts = np.concatenate([[0], np.cumsum(is_near)])[starts]
+            found: Floats = self._codec.residuals(np.take(segment.residuals, rows, axis=0))
+            found = found @ query_MD.T
             found += by_centroid
             found *= segment.scales[rows][:, None].astype(np.float32)
-            if margin < math.inf:
-                least = np.maximum.reduceat(by_centroid, starts, axis=0) - margins_M
-                lengths = np.diff(starts, append=len(rows))
-                found[by_centroid < np.repeat(least, lengths, axis=0)] = -np.inf
-            return found
+            return _maxima(found, starts)
 
-        return self._maxsim(positions, products)
+        return self._maxsim(positions, best)
 
     def exact_scores(self, query_MD: Floats, positions: Positions) -> Floats:
         """MaxSim with the tokens that were kept."""
 
-        def products(segment: Segment, rows: Positions, starts: Positions) -> Floats:
+        def best(segment: Segment, rows: Positions, starts: Positions) -> Floats:
             assert segment.tokens is not None
-            return segment.tokens[rows].astype(np.float32) @ query_MD.T
+            return _maxima(segment.tokens[rows].astype(np.float32) @ query_MD.T, starts)
 
-        return self._maxsim(positions, products)
+        return self._maxsim(positions, best)
 
     def _maxsim(
-        self, positions: Positions, products: Callable[[Segment, Positions, Positions], Floats]
+        self, positions: Positions, best: Callable[[Segment, Positions, Positions], Floats]
     ) -> Floats:
         """Sum over query tokens the largest of each document's products.
 
         Args:
             positions: of documents.
-            products: makes of a segment, some of its rows, and where documents start among them,
-                (rows, M).
+            best: makes of a segment, some of its rows, and where documents start among them,
+                (documents, M) largest products.
         """
         scores = np.empty(len(positions), np.float32)
         for segment, where, numbers in self._by_segment(positions):
             for at in range(0, len(numbers), _CHUNK_DOCUMENTS):
                 part = numbers[at : at + _CHUNK_DOCUMENTS]
                 rows, starts = rows_of(segment.offsets[part], segment.offsets[part + 1])
-                best = np.maximum.reduceat(products(segment, rows, starts), starts, axis=0)
-                scores[where[at : at + _CHUNK_DOCUMENTS]] = best.sum(axis=1)
+                largest = best(segment, rows, starts)
+                scores[where[at : at + _CHUNK_DOCUMENTS]] = largest.sum(axis=1)
         return scores
 
     def _by_segment(self, positions: Positions) -> Iterator[tuple[Segment, Positions, Positions]]:
@@ -251,6 +255,12 @@ class NumpySearcher:
             where = np.flatnonzero(owners == number)
             if len(where):
                 yield segment, where, positions[where] - self._bases[number]
+
+
+def _maxima(products: Floats, starts: Positions) -> Floats:
+    """(documents, M) the largest product of each document, whose rows start at `starts`."""
+    largest: Floats = np.maximum.reduceat(products, starts, axis=0)
+    return largest
 
 
 def _of_codes(similarities_KM: Floats, codes: NDArray[np.integer]) -> Floats:

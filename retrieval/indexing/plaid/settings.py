@@ -30,8 +30,9 @@ class PlaidSettings:
         scored: documents whose residuals are scored; never fewer than 2 * k.
         rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
             than k.
-        margin: how far a token's centroid may score below the document's best one for the token's
-            residual to be looked at, in standard deviations of residuals' products.
+        margin: how far a token's centroid may score below the document's best one, for any query
+            token, for the token's residual to be looked at, in standard deviations of residuals'
+            products.
         patience: scoring by residuals stops at a document that would have to gain so many standard
             deviations more than others have gained to come among the k best.
         engine: what builds and searches; "auto" is the compiled library where there is one.

@@ -74,6 +74,22 @@ def test_a_whole_search_ranks_everything_like_numpy(instruction_set: str) -> Non
         assert scores == pytest.approx(wanted, abs=2 * tolerance(world, count))
 
 
+@pytest.mark.parametrize("margin", [0.15, math.inf])
+def test_every_part_of_a_long_document_is_scored(instruction_set: str, margin: float) -> None:
+    # Tokens are listed 8,192 at a time.
+    lengths = [20_000, 5, 8_192, 8_193, 3]
+    world = make_world(16, 4, lengths, cuts=(3,))
+    slow = NumpySearcher(world.codec, world.segments)
+    fast = NativeSearcher(world.codec, world.segments)
+    last = world.tokens[world.offsets[1] - 3 : world.offsets[1]]
+    for query in (world.query(5, seed=0), last, world.tokens[14_000:14_001]):
+        effort = Effort(1, 1, 1, 0, margin)
+        expected = dict(zip(*slow.rank(query, np.arange(5), effort)))
+        positions, scores = fast.rank(query, np.arange(5), effort)
+        wanted = [expected[each] for each in positions]
+        assert scores == pytest.approx(wanted, abs=2 * tolerance(world, len(query)))
+
+
 @pytest.mark.parametrize("probes", [2, 3, 16])
 def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes: int) -> None:
     lengths = np.random.default_rng(1).integers(1, 40, 400).tolist()
