@@ -53,7 +53,7 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
     const bool may_stop = is_ranked && effort.patience < 1e6f;
     if (may_stop) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
-    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth + 64);
+    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth);
     const auto document = [&](int64_t at) -> NearDocument& {
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
     };

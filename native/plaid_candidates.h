@@ -98,15 +98,6 @@ void find_probes(const PlaidCodec& codec, const Query& q, int wanted, int block,
     }
 }
 
-void prefetch_list(const PlaidSegment& segment, int32_t centroid) {
-    const int32_t list = segment.list_of[centroid];
-    if (list < 0) return;
-    const Run run = entries_of(segment, list);
-    const int32_t* from = segment.list_documents + run.first;
-    const int32_t* end = segment.list_documents + run.end;
-    for (; from < end; from += 16) __builtin_prefetch(from);
-}
-
 // Steps of gains in a unit of scores: with the largest gains of all query tokens MOST_GAINED.
 float gain_steps(const Query& q, const Scratch& s) {
     float most = 0;
@@ -117,8 +108,26 @@ float gain_steps(const Query& q, const Scratch& s) {
     return most > 0 ? std::min((float)(MOST_GAINED - 16) / most, -LOWEST) : 0;
 }
 
+// The lists of a segment for all probes of all query tokens, in order, in s.lists.
+void find_lists(const PlaidSegment& segment, const Query& q, Scratch& s) {
+    s.lists.clear();
+    for (int token = 0; token < q.tokens; ++token)
+        for (const Probe& probe : s.probes[token]) {
+            const int32_t list = segment.list_of[probe.centroid];
+            Run run = {0, 0};
+            if (list >= 0) {
+                run = entries_of(segment, list);
+                if (run.first == run.end) s.is_damaged = true;
+            }
+            s.lists.push_back({segment.list_documents + run.first, segment.list_documents + run.end});
+        }
+}
+
 // Adds up what the documents of the probed centroids gain over the last probe of each query token;
 // returns how many documents there are, in s.hits.
+//
+// Lists are ascending, and all of them are gone through for the first documents, then for the next
+// ones, so many at a time that their gains stay in the cache.
 int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
     if (!s.has_zero_gains) std::fill(s.gains.begin(), s.gains.end(), 0);
     if ((int64_t)s.gains.size() < view.documents) s.gains.resize(view.documents, 0);
@@ -126,43 +135,45 @@ int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
     // One behind the last is written too; never made smaller, since what comes back is filled.
     if ((int64_t)s.hits.size() <= view.documents) s.hits.resize(view.documents + 1);
     const float steps = gain_steps(q, s);
-    int64_t touched = 0;
+    s.probe_gains.clear();
     for (int token = 0; token < q.tokens; ++token) {
-        const std::vector<Probe>& probes = s.probes[token];
-        const uint32_t mine = (uint32_t)token + 1;
-        const int16_t lowest = probes.back().score;
-        for (size_t number = 0; number < probes.size(); ++number) {
-            const Probe& probe = probes[number];
+        const int16_t lowest = s.probes[token].back().score;
+        for (const Probe& probe : s.probes[token]) {
             const float value = (float)(probe.score - lowest) * q.lengths[token];
-            const uint32_t gain = (uint32_t)(value * steps) << TOUCHED_BITS;
-            for (int at = 0; at < view.segment_count; ++at) {
-                const PlaidSegment& segment = view.segments[at];
-                if (number + 2 < probes.size()) prefetch_list(segment, probes[number + 2].centroid);
-                const int32_t list = segment.list_of[probe.centroid];
-                if (list < 0) continue;
-                const Run run = entries_of(segment, list);
-                if (run.first == run.end) s.is_damaged = true;
-                const int32_t* each = segment.list_documents + run.first;
-                const int32_t* end = segment.list_documents + run.end;
-                const uint32_t documents = (uint32_t)segment.documents;
-                Gain* gains = s.gains.data() + segment.first_position;
-                int64_t* to = s.hits.data();
-                for (; each != end; ++each) {
-                    const uint32_t number = (uint32_t)*each;
-                    if (__builtin_expect(number >= documents, 0)) {
-                        s.is_damaged = true;
-                        continue;
+            s.probe_gains.push_back((uint32_t)(value * steps) << TOUCHED_BITS);
+        }
+    }
+    int64_t touched = 0;
+    int64_t* to = s.hits.data();
+    for (int at = 0; at < view.segment_count; ++at) {
+        const PlaidSegment& segment = view.segments[at];
+        find_lists(segment, q, s);
+        Gain* gains = s.gains.data() + segment.first_position;
+        for (int64_t first = 0; first < segment.documents; first += DOCUMENTS_AT_ONCE) {
+            const uint32_t end = (uint32_t)std::min(segment.documents, first + DOCUMENTS_AT_ONCE);
+            size_t number = 0;
+            for (int token = 0; token < q.tokens; ++token) {
+                const uint32_t mine = (uint32_t)token + 1;
+                // Probes come best first, so that a token's first gain is its gain.
+                for (size_t probe = 0; probe < s.probes[token].size(); ++probe, ++number) {
+                    if (number + 2 < s.lists.size()) s.lists[number + 2].prefetch();
+                    const uint32_t gain = s.probe_gains[number];
+                    const int32_t* each = s.lists[number].next;
+                    for (; each != s.lists[number].end; ++each) {
+                        const uint32_t document = (uint32_t)*each;
+                        if (__builtin_expect(document >= end, 0)) break;
+                        // Without branches: which documents come again can't be foreseen.
+                        const uint32_t before = gains[document];
+                        const uint32_t last = before & ((1u << TOUCHED_BITS) - 1);
+                        to[touched] = segment.first_position + document;
+                        touched += before == 0;
+                        gains[document] = (before - last) + (last == mine ? 0 : gain) + mine;
                     }
-                    // Without branches: which documents come again can't be foreseen.
-                    const uint32_t before = gains[number];
-                    const uint32_t last = before & ((1u << TOUCHED_BITS) - 1);
-                    to[touched] = segment.first_position + number;
-                    touched += before == 0;
-                    // Probes come best first, so that a token's first gain is its gain.
-                    gains[number] = (before - last) + (last == mine ? 0 : gain) + mine;
+                    s.lists[number].next = each;
                 }
             }
         }
+        for (const Entries& each : s.lists) s.is_damaged |= each.next != each.end;
     }
     return touched;
 }

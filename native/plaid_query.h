@@ -17,6 +17,11 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 constexpr int MOST_IN_BLOCK = 32;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
+// Documents whose gains are added up at a time: 256 KB.
+#ifndef DOCS_AT_ONCE
+#define DOCS_AT_ONCE (1 << 16)
+#endif
+constexpr int64_t DOCUMENTS_AT_ONCE = DOCS_AT_ONCE;
 // Tokens of a document that are listed at a time.
 constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
 // Lengths of query tokens end here, so that no sum of scores is infinite.
@@ -49,6 +54,16 @@ constexpr uint32_t MOST_GAINED = (1u << (32 - TOUCHED_BITS)) - 1;
 struct Probe {
     int16_t score;
     int32_t centroid;
+};
+
+// What is left of the list of a centroid.
+struct Entries {
+    const int32_t *next, *end;
+
+    void prefetch() const {
+        for (const int32_t* from = next; from < end && from < next + 64; from += 16)
+            __builtin_prefetch(from);
+    }
 };
 
 // Query tokens as columns of panels, scaled to unit length.
@@ -100,6 +115,8 @@ struct Scratch {
     bool is_damaged = false;  // the files hold what no index does
     std::vector<int16_t> scores, block_best, thresholds;
     std::vector<std::vector<Probe>> probes;
+    std::vector<Entries> lists;
+    std::vector<Gain> probe_gains;
     std::vector<Gain> gains;       // zeros between searches
     bool has_zero_gains = true;    // false where a search has ended in the middle
     std::vector<int64_t> hits;

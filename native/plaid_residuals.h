@@ -6,91 +6,71 @@
 namespace {
 
 #if LANES == 16
-typedef __m512i ByteVector;
-inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
+inline __m512i choose_bytes(__m512i table, __m512i numbers) {
     return _mm512_shuffle_epi8(table, numbers);
 }
-#elif LANES == 8
-typedef __m256i ByteVector;
-inline ByteVector choose_bytes(ByteVector table, ByteVector numbers) {
+#endif
+#if LANES >= 8
+inline __m256i choose_bytes(__m256i table, __m256i numbers) {
     return _mm256_shuffle_epi8(table, numbers);
+}
+inline __m128i choose_bytes(__m128i table, __m128i numbers) {
+    return _mm_shuffle_epi8(table, numbers);
 }
 #endif
 
 // Scales of a document that are fetched before its residuals are, and those of a cache line.
 constexpr int64_t SCALES_AHEAD = 128, SCALES_IN_LINE = 32;
 
-// Writes the bytes that a token's residual stands for, plane by plane; up to 64 bytes behind the
-// last plane are overwritten.
+// Writes the bytes that a token's residual stands for, plane by plane.
 struct Decoder {
     int bits, bytes, plane_bytes;
-    const uint8_t* values;
-#if LANES >= 8
-    ByteVector table;
-#endif
+    alignas(64) uint8_t table[64] = {};  // what bits stand for, again and again
 
     Decoder(const PlaidCodec& codec, const Query& q)
-        : bits(codec.bits), bytes(codec.width * codec.bits / 8), plane_bytes(q.plane_bytes),
-          values(codec.values) {
-#if LANES >= 8
-        alignas(64) uint8_t repeated[sizeof(ByteVector)] = {};
+        : bits(codec.bits), bytes(codec.width * codec.bits / 8), plane_bytes(q.plane_bytes) {
         if (bits < 8)
-            for (size_t at = 0; at < sizeof repeated; ++at)
-                repeated[at] = values[at % 16 & ((1 << bits) - 1)];
-        std::memcpy(&table, repeated, sizeof table);
-#endif
+            for (int at = 0; at < 64; ++at)
+                table[at] = codec.values[at % 16 & ((1 << bits) - 1)];
     }
 
     void operator()(const uint8_t* from, uint8_t* to) const {
-        if (bits == 8) {
+        if (bits == 8)
             std::memcpy(to, from, bytes);
-            return;
-        }
-#if LANES >= 8
-        constexpr int STEP = sizeof(ByteVector);
-        if (bytes % STEP == 0 && bits == 4) return decode_whole<4>(from, to);
-        if (bytes % STEP == 0 && bits == 2) return decode_whole<2>(from, to);
-        const int planes = 8 / bits;
-        for (int at = 0; at < bytes; at += STEP) {
-            ByteVector packed;
-            if (at + STEP <= bytes) {
-                std::memcpy(&packed, from + at, sizeof packed);
-            } else {
-                uint8_t last[STEP] = {};
-                std::memcpy(last, from + at, bytes - at);
-                std::memcpy(&packed, last, sizeof packed);
-            }
-            for (int plane = 0; plane < planes; ++plane) {
-                const Words shifted = (Words)packed >> (bits * plane);
-                const ByteVector numbers =
-                    (ByteVector)(shifted & (0x01010101u * ((1u << bits) - 1)));
-                const ByteVector chosen = choose_bytes(table, numbers);
-                uint8_t* plane_to = to + plane * plane_bytes + at;
-                if (at + STEP <= plane_bytes)
-                    std::memcpy(plane_to, &chosen, sizeof chosen);
-                else
-                    std::memcpy(plane_to, &chosen, plane_bytes - at);
-            }
-        }
-#else
-        for (int plane = 0; plane < 8 / bits; ++plane)
-            for (int at = 0; at < bytes; ++at)
-                to[plane * plane_bytes + at] =
-                    values[from[at] >> (bits * plane) & ((1 << bits) - 1)];
+        else if (bits == 4)
+            decode<4>(from, to);
+        else if (bits == 2)
+            decode<2>(from, to);
+        else
+            decode<1>(from, to);
+    }
+
+  private:
+    template <int BITS> void decode(const uint8_t* from, uint8_t* to) const {
+        int at = 0;
+#if LANES == 16
+        for (; at + 64 <= bytes; at += 64) decode_vector<BITS, __m512i>(from + at, to + at);
 #endif
+#if LANES >= 8
+        for (; at + 32 <= bytes; at += 32) decode_vector<BITS, __m256i>(from + at, to + at);
+        for (; at + 16 <= bytes; at += 16) decode_vector<BITS, __m128i>(from + at, to + at);
+#endif
+        for (; at < bytes; ++at)
+            for (int plane = 0; plane < 8 / BITS; ++plane)
+                to[plane * plane_bytes + at] = table[from[at] >> (BITS * plane) & ((1 << BITS) - 1)];
     }
 
 #if LANES >= 8
-    // Where no vector is cut.
-    template <int BITS> void decode_whole(const uint8_t* from, uint8_t* to) const {
-        for (int at = 0; at < bytes; at += (int)sizeof(ByteVector)) {
-            Words packed;
-            std::memcpy(&packed, from + at, sizeof packed);
-            for (int plane = 0; plane < 8 / BITS; ++plane) {
-                const Words numbers = packed >> (BITS * plane) & (0x01010101u * ((1u << BITS) - 1));
-                const ByteVector chosen = choose_bytes(table, (ByteVector)numbers);
-                std::memcpy(to + plane * plane_bytes + at, &chosen, sizeof chosen);
-            }
+    template <int BITS, class Vector> void decode_vector(const uint8_t* from, uint8_t* to) const {
+        typedef uint32_t Packed __attribute__((vector_size(sizeof(Vector))));
+        Packed packed;
+        Vector choice;
+        std::memcpy(&packed, from, sizeof packed);
+        std::memcpy(&choice, table, sizeof choice);
+        for (int plane = 0; plane < 8 / BITS; ++plane) {
+            const Packed numbers = packed >> (BITS * plane) & (0x01010101u * ((1u << BITS) - 1));
+            const Vector chosen = choose_bytes(choice, (Vector)numbers);
+            std::memcpy(to + plane * plane_bytes, &chosen, sizeof chosen);
         }
     }
 #endif

@@ -109,6 +109,30 @@ def test_stages_pass_on_what_those_of_numpy_pass_on(instruction_set: str, probes
     assert found >= 0.93 * wanted
 
 
+@pytest.fixture(scope="module")
+def cut_worlds() -> list[PlaidWorld]:
+    """The same documents in one segment and in three."""
+    lengths = np.random.default_rng(5).integers(0, 2, 140_000).tolist()
+    return [
+        make_world(16, 4, lengths, cuts=cuts, centroids=200) for cuts in ((), (60_000, 120_001))
+    ]
+
+
+def test_documents_are_met_wherever_segments_end(
+    instruction_set: str, cut_worlds: list[PlaidWorld]
+) -> None:
+    # Gains are added up for 65,536 documents at a time.
+    one, many = cut_worlds
+    for seed in range(3):
+        query = one.query(5, seed)
+        for effort in (Effort(12, 3000, 2000, 0), Effort(3, 10**6, 10**6, 0)):
+            expected = NativeSearcher(many.codec, many.segments).search(query, effort, None)
+            found = NativeSearcher(one.codec, one.segments).search(query, effort, None)
+            assert len(found[0]) > 100
+            assert np.array_equal(found[0], expected[0])
+            assert np.array_equal(found[1], expected[1])
+
+
 @pytest.mark.parametrize("patience", [0.5, 2.0])
 def test_patience_ends_where_it_ends_in_numpy(instruction_set: str, patience: float) -> None:
     lengths = np.random.default_rng(4).integers(1, 40, 600).tolist()
