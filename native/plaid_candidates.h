@@ -123,6 +123,28 @@ void find_lists(const PlaidSegment& segment, const Query& q, Scratch& s) {
         }
 }
 
+// Adds what a query token's probe gives to the documents before `end` that are left in its list;
+// returns how many of them had nothing before, whose positions are written. Not inlined: in the
+// middle of other loops the registers don't suffice for this one.
+__attribute__((noinline)) int64_t add_gains(Entries& entries, uint32_t end, Gain gain,
+                                            uint32_t token, Gain* __restrict gains,
+                                            int64_t first_position, int64_t* __restrict hits) {
+    const int32_t *each = entries.next, *last = entries.end;
+    int64_t count = 0;
+    for (; each != last; ++each) {
+        const uint32_t document = (uint32_t)*each;
+        if (__builtin_expect(document >= end, 0)) break;
+        // Without branches: which documents come again can't be foreseen.
+        const Gain before = gains[document];
+        const uint32_t toucher = before & ((1u << TOUCHED_BITS) - 1);
+        hits[count] = first_position + document;
+        count += before == 0;
+        gains[document] = (before - toucher) + (toucher == token ? 0 : gain) + token;
+    }
+    entries.next = each;
+    return count;
+}
+
 // Adds up what the documents of the probed centroids gain over the last probe of each query token;
 // returns how many documents there are, in s.hits.
 //
@@ -144,7 +166,6 @@ int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
         }
     }
     int64_t touched = 0;
-    int64_t* to = s.hits.data();
     for (int at = 0; at < view.segment_count; ++at) {
         const PlaidSegment& segment = view.segments[at];
         find_lists(segment, q, s);
@@ -157,19 +178,8 @@ int64_t gather(const PlaidView& view, const Query& q, Scratch& s) {
                 // Probes come best first, so that a token's first gain is its gain.
                 for (size_t probe = 0; probe < s.probes[token].size(); ++probe, ++number) {
                     if (number + 2 < s.lists.size()) s.lists[number + 2].prefetch();
-                    const uint32_t gain = s.probe_gains[number];
-                    const int32_t* each = s.lists[number].next;
-                    for (; each != s.lists[number].end; ++each) {
-                        const uint32_t document = (uint32_t)*each;
-                        if (__builtin_expect(document >= end, 0)) break;
-                        // Without branches: which documents come again can't be foreseen.
-                        const uint32_t before = gains[document];
-                        const uint32_t last = before & ((1u << TOUCHED_BITS) - 1);
-                        to[touched] = segment.first_position + document;
-                        touched += before == 0;
-                        gains[document] = (before - last) + (last == mine ? 0 : gain) + mine;
-                    }
-                    s.lists[number].next = each;
+                    touched += add_gains(s.lists[number], end, s.probe_gains[number], mine, gains,
+                                         segment.first_position, s.hits.data() + touched);
                 }
             }
         }

@@ -18,10 +18,7 @@ constexpr int MOST_IN_BLOCK = 32;
 // Documents whose tokens are fetched while others are scored.
 constexpr int DOCUMENTS_AHEAD = 2;
 // Documents whose gains are added up at a time: 256 KB.
-#ifndef DOCS_AT_ONCE
-#define DOCS_AT_ONCE (1 << 16)
-#endif
-constexpr int64_t DOCUMENTS_AT_ONCE = DOCS_AT_ONCE;
+constexpr int64_t DOCUMENTS_AT_ONCE = 1 << 16;
 // Tokens of a document that are listed at a time.
 constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
 // Lengths of query tokens end here, so that no sum of scores is infinite.
@@ -61,7 +58,7 @@ struct Entries {
     const int32_t *next, *end;
 
     void prefetch() const {
-        for (const int32_t* from = next; from < end && from < next + 64; from += 16)
+        for (const int32_t* from = next; from < end && from < next + 256; from += 16)
             __builtin_prefetch(from);
     }
 };
