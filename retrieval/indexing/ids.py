@@ -94,13 +94,24 @@ class DocumentIds:
     def __contains__(self, identifier: object) -> bool:
         return isinstance(identifier, str) and self.positions([identifier])[0] >= 0
 
-    def __getitem__(self, position: int) -> str:
-        """The id at a position, also of a document that was deleted."""
-        if position >= len(self._saved):
-            return self._added[position - len(self._saved)]
-        part, row = self._saved.locate(position)
-        text = part["text"][part.offsets[row] : part.offsets[row + 1]].tobytes()
-        return text.decode("utf-8", "replace")
+    def at(self, positions: NDArray[np.int64]) -> list[str]:
+        """The ids at some positions, also of documents that were deleted."""
+        found = [""] * len(positions)
+        starts = self._saved.starts
+        owners = np.searchsorted(starts[1:], positions, side="right")
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            rows = positions[places] - starts[owner]
+            if owner == len(self._saved.parts):
+                for place, row in zip(places.tolist(), rows.tolist()):
+                    found[place] = self._added[row]
+                continue
+            part = self._saved.parts[owner]
+            text, offsets = memoryview(part["text"]), np.asarray(part.offsets)  # slices are cheap
+            bounds = zip(offsets[rows].tolist(), offsets[rows + 1].tolist())
+            for place, (first, last) in zip(places.tolist(), bounds):
+                found[place] = str(text[first:last], "utf-8", "replace")
+        return found
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The position of each id; -1 for one that is not there."""
@@ -180,7 +191,7 @@ class DocumentIds:
         for first in range(0, self.rows, 1 << 16):
             places = np.arange(first, min(first + (1 << 16), self.rows))
             places = places if live is None else places[live[places]]
-            if not np.array_equal(self.positions([self[int(place)] for place in places]), places):
+            if not np.array_equal(self.positions(self.at(places)), places):
                 raise IndexFilesError(f"{version}: an id is there twice: rebuild the index")
 
 

@@ -262,9 +262,10 @@ class Index(ABC, Generic[Items]):
         if not available:
             return [[] for _ in range(len(queries))]
         rankings = self._search(queries, min(k, available), mask)
+        ids = self._storage.ids
         return [
-            [Hit(self._storage.ids[position], float(score)) for position, score in zip(*ranking)]
-            for ranking in rankings
+            [Hit(*each) for each in zip(ids.at(positions), scores.tolist())]
+            for positions, scores in rankings
         ]
 
     def save(self) -> None:
