@@ -20,6 +20,11 @@ int64_t now() {
         .count();
 }
 
+// Whether scoring may end before all candidates are scored, for which they have to be ranked.
+bool may_stop(const PlaidEffort& effort, int64_t candidates) {
+    return effort.patience < 1e6f && candidates > std::max<int64_t>(2 * STEP, effort.wanted);
+}
+
 // How much documents gain by their residuals over what their centroids say.
 struct Gains {
     double total = 0, squares = 0;
@@ -51,8 +56,8 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     const float widest = std::min(effort.margin * q.one, 32767.0f);
     const Shorts margin = Shorts{} + (int16_t)widest;
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
-    const bool may_stop = is_ranked && effort.patience < 1e6f;
-    if (may_stop) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
+    const bool is_stopped = is_ranked && may_stop(effort, count);
+    if (is_stopped) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
     s.rows.resize((size_t)ROWS_AT_ONCE * q.depth);
     const auto document = [&](int64_t at) -> NearDocument& {
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
@@ -67,7 +72,7 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     Gains gains;
     for (int64_t at = 0; at < count; ++at) {
         const float by_centroids = s.candidates[at].score / q.one;
-        if (may_stop && at % STEP == 0 && at >= std::max(2 * STEP, wanted) &&
+        if (is_stopped && at % STEP == 0 && at >= std::max(2 * STEP, wanted) &&
             by_centroids + gains.highest(at, effort.patience) <
                 last_wanted(s.candidates, at, wanted, s)) {
             s.candidates.resize(at);
@@ -150,7 +155,8 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
     const int64_t touched = gather(*view, q, s);
     choose_candidates(mask, touched, effort->candidates, s);
     mark(3);
-    const bool is_ranked = (int64_t)s.candidates.size() > effort->scored;
+    const int64_t candidates = (int64_t)s.candidates.size();
+    const bool is_ranked = candidates > effort->scored || may_stop(*effort, candidates);
     if (is_ranked) score_by_centroids(*view, q, effort->scored, s);
     mark(4);
     if (stages) {

@@ -86,7 +86,8 @@ class NumpySearcher:
         found = _best(found, gains, effort.candidates)
         # The same numbers, centroid after centroid, as the other stages go through them.
         similarities_MK = np.ascontiguousarray(similarities_MK.T).T
-        if len(found) <= effort.scored:
+        may_stop = effort.patience < math.inf and len(found) > max(2 * _STEP, effort.wanted)
+        if len(found) <= effort.scored and not may_stop:
             scores = self.residual_scores(query_MD, similarities_MK, found, effort.margin)
         else:
             by_centroids = self.centroid_scores(similarities_MK, found)
