@@ -80,6 +80,16 @@ def test_all_documents_have_the_scores_of_numpy(device: str, width: int, bits: i
             assert_same(found, slow.rank(query, everything, effort))
 
 
+def test_what_would_stop_early_scores_fewer_at_once(device: str) -> None:
+    world = make_world(16, 4, [3] * 900)
+    fast = TorchSearcher(world.codec, world.segments, device)
+    query = world.query(8, 0)
+    for patience, wanted, scored in ((2.0, 10, 500), (2.0, 100, 600), (math.inf, 10, 800)):
+        effort = Effort(64, 900, 800, 0, math.inf, wanted, patience)
+        assert len(fast.search(query, effort, None)[0]) == scored
+    assert Effort(64, 900, 300, 0, math.inf, 10, 2.0).scored_at_once == 300
+
+
 @pytest.mark.parametrize("keeps_tokens", [False, True])
 def test_a_search_finds_what_numpy_finds(device: str, keeps_tokens: bool) -> None:
     world = make_world(64, 4, lengths_of(300, 0), cuts=(100, 220, 221))

@@ -108,11 +108,11 @@ class TorchSearcher:
             scores_BC, found_BC = found.values, found.indices
             similarities_BKM = similarities_BMK.transpose(1, 2).contiguous()
             del similarities_BMK
-            if found_BC.shape[1] > effort.scored:
+            if found_BC.shape[1] > effort.scored_at_once:
                 by_centroids_BC = self._centroid_scores(
                     similarities_BKM, found_BC, scores_BC > -torch.inf
                 )
-                scores_BC, found_BC = _best(by_centroids_BC, found_BC, effort.scored)
+                scores_BC, found_BC = _best(by_centroids_BC, found_BC, effort.scored_at_once)
             is_there_BC = scores_BC > -torch.inf
             finished = self._finish(
                 queries_BMD, is_token_BM, similarities_BKM, found_BC, is_there_BC, effort

@@ -54,6 +54,13 @@ class Effort(NamedTuple):
     more than others have gained to come among the `wanted` best; at `scored` of them at the
     latest."""
 
+    @property
+    def scored_at_once(self) -> int:
+        """Documents that are scored where scoring can't stop: about as many as it stops at."""
+        if self.patience == math.inf:
+            return self.scored
+        return min(self.scored, max(500, 6 * self.wanted))
+
 
 class NumpySearcher:
     """Searches segments that share a codec; positions count through all of them.

@@ -59,8 +59,6 @@ _TOKENS_PER_CENTROID = 16
 _ENCODED_AT_ONCE = 1 << 16
 _JOINED_TOKENS = 1 << 18
 """Segments in memory are joined up to so many tokens: more save no search and cost copies."""
-_FEW, _FEW_FOR_A_HIT = 500, 6
-"""Where no more documents can be found, all are scored: that takes no longer than choosing some."""
 _FLUSHED_TOKENS = 1 << 19
 """A build holds so many encoded tokens in memory: 40 MB of 4 bits at width 128."""
 
@@ -230,8 +228,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         wider = effort.probes * len(possible) // max(1, count)
         effort = effort._replace(probes=min(len(self._codec.centroids), wider))
         allowed = None if count == len(possible) else possible
-        most = min(effort.scored, max(_FEW, _FEW_FOR_A_HIT * k))
-        few = np.flatnonzero(possible) if count <= most else None
+        few = np.flatnonzero(possible) if count <= effort.scored_at_once else None
         plan = SearchPlan(effort, few, allowed, min(k, count))
         checked = check_multi_queries(queries, self._codec.width)
         yield from self._rankings(searcher, checked, plan)
