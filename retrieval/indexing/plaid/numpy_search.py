@@ -41,7 +41,7 @@ class Effort(NamedTuple):
     candidates: int
     """Documents that are ranked by their centroids."""
     scored: int
-    """Documents that are ranked by centroids and residuals."""
+    """Documents that are ranked by centroids and residuals, at the most."""
     rescored: int
     """Documents that are scored exactly; 0 for none."""
     margin: float = math.inf

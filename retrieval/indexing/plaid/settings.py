@@ -27,7 +27,7 @@ class PlaidSettings:
             "auto".
         probes: centroids that are looked at for each query token.
         candidates: documents that are ranked by their centroids alone.
-        scored: documents whose residuals are scored; never fewer than 2 * k.
+        scored: documents whose residuals are scored at the most; never fewer than 2 * k.
         rescored: documents that are scored exactly at the end, with `keep_tokens`; never fewer
             than k.
         margin: how far a token's centroid may score below the document's best one, for any query
