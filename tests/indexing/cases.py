@@ -84,17 +84,8 @@ CASES = [
         0.87,
         0.8,
     ),
-    Case(
-        "plaid-4-bits", "plaid", multi_vectors, PlaidSettings(scored=50, quality="best"), 0.9, 0.2
-    ),
-    Case(
-        "plaid-2-bits",
-        "plaid",
-        multi_vectors,
-        PlaidSettings(bits=2, scored=50, quality="best"),
-        0.75,
-        0.8,
-    ),
+    Case("plaid-4-bits", "plaid", multi_vectors, PlaidSettings(scored=50), 0.9, 0.2),
+    Case("plaid-2-bits", "plaid", multi_vectors, PlaidSettings(bits=2, scored=50), 0.75, 0.8),
     Case("lexical", "lexical", texts),
 ]
 VECTOR_CASES = [case for case in CASES if case.kind != "lexical"]

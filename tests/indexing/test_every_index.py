@@ -220,6 +220,8 @@ def inodes(folder: Path) -> dict[str, int]:
 def test_compaction_leaves_the_hits_alone_and_drops_the_deleted(case: Case, tmp_path: Path) -> None:
     world = case.world()
     index = case.build(tmp_path / "index")
+    if case.kind == "plaid":  # deleted documents widen a filter's probes, which change the hits
+        index.settings = replace(index.settings, probes=64)
     bytes_before = index_bytes(tmp_path / "index")
     gone = range(0, len(world.ids), 3)
     index.delete([world.ids[row] for row in gone])

@@ -133,8 +133,11 @@ def test_documents_are_met_wherever_segments_end(
             assert np.array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("most", [500, 10_000])
 @pytest.mark.parametrize("patience", [0.5, 2.0])
-def test_patience_ends_where_it_ends_in_numpy(instruction_set: str, patience: float) -> None:
+def test_patience_ends_where_it_ends_in_numpy(
+    instruction_set: str, patience: float, most: int
+) -> None:
     lengths = np.random.default_rng(4).integers(1, 40, 600).tolist()
     world = make_world(64, 4, lengths, cuts=(150,), centroids=512)
     slow = NumpySearcher(world.codec, world.segments)
@@ -142,7 +145,7 @@ def test_patience_ends_where_it_ends_in_numpy(instruction_set: str, patience: fl
     counts = []
     for seed in range(20):
         query = world.query(32, seed)
-        effort = Effort(16, 600, 500, 0, math.inf, 10, patience)
+        effort = Effort(16, 600, most, 0, math.inf, 10, patience)
         expected, _ = slow.search(query, effort, None)
         positions, _ = fast.search(query, effort, None)
         counts.append((len(expected), len(positions)))
