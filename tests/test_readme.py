@@ -36,6 +36,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files in a folder of their own, over this checkout's environment."""
     if not (ROOT / ".venv").is_dir() or not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout with a filled .venv: make setup")
+    # Else the copy's `make demo` would install the copy into the environment of both.
+    if subprocess.run(["make", "--question", "setup"], cwd=ROOT, check=False).returncode:
+        pytest.fail(".venv is older than what it is made of: make setup")
     folder = tmp_path_factory.mktemp("checkout")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
