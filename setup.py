@@ -139,7 +139,7 @@ class BuildLibrary(build_ext):
         objects: list[str] = self.compiler.compile(
             ["native/attention_tiles.cpp"],
             output_dir=str(Path(self.build_temp) / name),
-            macros=[("ATTENTION", name)],
+            macros=[("ATTENTION", name), ("ATTENTION_GRADIENT", f"{name}_gradient")],
             extra_postargs=[*self._flags, *flags],
         )
         return objects

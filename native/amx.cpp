@@ -42,34 +42,86 @@ float from_bfloat16(uint16_t value) {
     return out;
 }
 
+constexpr int HEADS = 2, WIDTH = 64, HIDDEN = HEADS * WIDTH, LONGEST = 70;
+constexpr int32_t OFFSETS[] = {0, 37, 37 + LONGEST}, KEY_COUNTS[] = {37, LONGEST - 11};
+constexpr int TOKENS = OFFSETS[2];
+
+// A small random problem, with all keys or, within a window, some.
+struct Problem {
+    AttentionShape shape;
+    const int32_t* key_counts;
+    std::vector<uint16_t> qkv, out, out_gradient, gradient;
+    std::vector<float> normalisers, cosines, sines;
+
+    explicit Problem(int window)
+        : shape{2, HEADS, WIDTH, 0, HEADS, window, 0.125f},
+          key_counts(window < 0 ? nullptr : KEY_COUNTS), qkv(TOKENS * 3 * HIDDEN),
+          out(TOKENS * HIDDEN), out_gradient(out), gradient(qkv), normalisers(TOKENS * HEADS),
+          cosines(LONGEST * WIDTH / 2), sines(cosines) {
+        uint32_t state = 1;
+        for (auto* numbers : {&qkv, &out_gradient}) {
+            for (uint16_t& each : *numbers) {
+                // Between -2 and 2. Source: Knuth's linear congruences.
+                state = state * 1664525u + 1013904223u;
+                each = to_bfloat16((float)(int32_t)state / 1073741824.0f);
+            }
+        }
+        for (size_t i = 0; i < cosines.size(); ++i) {
+            cosines[i] = std::cos(0.1f * i);
+            sines[i] = std::sin(0.1f * i);
+        }
+    }
+
+    void attend(AttentionFunction* attention) {
+        attention(qkv.data(), out.data(), normalisers.data(), &shape, OFFSETS, key_counts,
+                  cosines.data(), sines.data());
+    }
+
+    void attend_back(AttentionGradientFunction* attention_gradient) {
+        attention_gradient(qkv.data(), out.data(), normalisers.data(), out_gradient.data(),
+                           gradient.data(), &shape, OFFSETS, key_counts, cosines.data(),
+                           sines.data());
+    }
+};
+
+bool is_near(float found, float expected, float limit) {
+    return std::fabs(found - expected) <= limit;  // not-a-number is near to nothing
+}
+
+bool are_near(const std::vector<uint16_t>& found, const std::vector<uint16_t>& expected,
+              float limit) {
+    for (size_t i = 0; i < found.size(); ++i)
+        if (!is_near(from_bfloat16(found[i]), from_bfloat16(expected[i]), limit)) return false;
+    return true;
+}
+
 }  // namespace
 
 bool attends_alike(AttentionFunction* candidate, AttentionFunction* reference) {
-    constexpr int HEADS = 2, WIDTH = 64, HIDDEN = HEADS * WIDTH, LONGEST = 70;
-    const int32_t offsets[] = {0, 37, 37 + LONGEST}, key_counts[] = {37, LONGEST - 11};
-    const int tokens = offsets[2];
-    std::vector<uint16_t> qkv(tokens * 3 * HIDDEN), found(tokens * HIDDEN), expected(found);
-    uint32_t state = 1;
-    for (uint16_t& each : qkv) {  // between -2 and 2. Source: Knuth's linear congruences.
-        state = state * 1664525u + 1013904223u;
-        each = to_bfloat16((float)(int32_t)state / 1073741824.0f);
-    }
-    std::vector<float> cosines(LONGEST * WIDTH / 2), sines(cosines);
-    for (size_t i = 0; i < cosines.size(); ++i) {
-        cosines[i] = std::cos(0.1f * i);
-        sines[i] = std::sin(0.1f * i);
-    }
     for (const int window : {-1, 9}) {
-        const AttentionShape shape{2, HEADS, WIDTH, window, 0.125f};
-        for (const bool is_found : {true, false})
-            (is_found ? candidate : reference)(
-                qkv.data(), (is_found ? found : expected).data(), &shape, offsets,
-                window < 0 ? nullptr : key_counts, cosines.data(), sines.data());
-        for (size_t i = 0; i < found.size(); ++i) {
-            const float difference = from_bfloat16(found[i]) - from_bfloat16(expected[i]);
-            // Outputs reach 2, of which one rounding is 1/256. Not-a-number is no match either.
-            if (!(std::fabs(difference) <= 1.0f / 64)) return false;
-        }
+        Problem found(window), expected(window);
+        found.attend(candidate);
+        expected.attend(reference);
+        // Outputs reach 2, of which one rounding is 1/256.
+        if (!are_near(found.out, expected.out, 1.0f / 64)) return false;
+        for (size_t i = 0; i < found.normalisers.size(); ++i)
+            if (found.normalisers[i] != expected.normalisers[i] &&
+                !is_near(found.normalisers[i], expected.normalisers[i], 1.0f / 64))
+                return false;
+    }
+    return true;
+}
+
+bool differentiates_alike(AttentionGradientFunction* candidate,
+                          AttentionGradientFunction* reference, AttentionFunction* attention) {
+    for (const int window : {-1, 9}) {
+        Problem found(window), expected(window);
+        found.attend(attention);
+        expected.attend(attention);
+        found.attend_back(candidate);
+        expected.attend_back(reference);
+        // Gradients reach 8; sums of two roundings of what they are made of differ by 1/64.
+        if (!are_near(found.gradient, expected.gradient, 1.0f / 16)) return false;
     }
     return true;
 }

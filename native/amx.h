@@ -10,3 +10,7 @@ bool has_tiles();
 // Whether `candidate` attends as `reference` does, in bfloat16 on a small random problem, which
 // takes less than a millisecond.
 bool attends_alike(AttentionFunction* candidate, AttentionFunction* reference);
+
+// Whether `candidate` gives the gradients that `reference` gives after `attention`.
+bool differentiates_alike(AttentionGradientFunction* candidate,
+                          AttentionGradientFunction* reference, AttentionFunction* attention);

@@ -11,7 +11,8 @@
 //   SCORE_STRIDE            from a row of scores to the next, no multiple of 1 KB, so that rows
 //                           do not displace each other from the cache
 //   scores<ROWS>(queries, keys, words, columns, scores)
-//   add_values<ROWS>(probabilities, values, words, width, outputs)
+//   add_values<ROWS>(probabilities, stride, values, value_stride, words, width, outputs,
+//                    output_stride)
 // and a constructor and destructor around all products of one call.
 #pragma once
 
@@ -101,16 +102,19 @@ void attend_rows(int row, int query, int count, const Span& span, Scratch<Produc
         const int from = (std::max(lowest, start) - start) / VALUE_STEP * VALUE_STEP;
         const int to = round_up(std::min(highest, end) - start, VALUE_STEP);
         Products::template add_values<ROWS>(
-            (const uint32_t*)scores + from / WORD,
-            scratch.values.data() + (size_t)(start + from) / WORD * width, (to - from) / WORD,
-            width, outputs);
+            (const uint32_t*)scores + from / WORD, Products::SCORE_STRIDE,
+            scratch.values.data() + (size_t)(start + from) / WORD * width, width,
+            (to - from) / WORD, width, outputs, width);
     }
 }
 
-// One head of one sequence, of whose keys the first `keys` may be seen.
+// One head of one sequence, of whose keys the first `keys` may be seen. The logarithms of sums of
+// powers of two, by which a query's probabilities are normalised, go to `normalisers`, `heads` apart,
+// unless it is null: infinity where there is no key.
 template <class Products, class T>
 void attend_head(const Head<T>& head, int length, int keys, int window, float scale,
-                 Scratch<Products>& scratch, T* out, size_t out_stride) {
+                 Scratch<Products>& scratch, T* out, size_t out_stride, float* normalisers,
+                 size_t heads) {
     const int words = scratch.key_words, width = scratch.value_width;
     pack_keys(head, keys, scratch);
     pack_values(head, keys, scratch);
@@ -149,7 +153,10 @@ void attend_head(const Head<T>& head, int length, int keys, int window, float sc
         }
         for (int i = 0; i < count; ++i) {
             // A row that may see no key gives zeros, as torch's attention does.
-            const float inverse = scratch.sums[i] > 0 ? 1.0f / scratch.sums[i] : 0.0f;
+            const float total = scratch.sums[i], inverse = total > 0 ? 1.0f / total : 0.0f;
+            if (normalisers)
+                normalisers[(q0 + i) * heads] =
+                    total > 0 ? scratch.maxima[i] + std::log2(total) : INFINITY;
             const float* from = scratch.outputs.data() + i * width;
             T* row = out + (q0 + i) * out_stride;
             int c = 0;
@@ -159,28 +166,36 @@ void attend_head(const Head<T>& head, int length, int keys, int window, float sc
     }
 }
 
+inline int longest_sequence(const AttentionShape& shape, const int32_t* offsets) {
+    int longest = 0;
+    for (int i = 0; i < shape.sequences; ++i)
+        longest = std::max(longest, offsets[i + 1] - offsets[i]);
+    return longest;
+}
+
 // An AttentionFunction (kernels.h) for numbers of type T.
 template <class T, class Products>
-void attend(const void* qkv, void* out, const AttentionShape* shape, const int32_t* offsets,
-            const int32_t* key_counts, const float* cosines, const float* sines) {
-    const int width = shape->head_width, hidden = shape->heads * width;
-    int longest = 0;
-    for (int i = 0; i < shape->sequences; ++i)
-        longest = std::max(longest, offsets[i + 1] - offsets[i]);
+void attend(const void* qkv, void* out, float* normalisers, const AttentionShape* shape,
+            const int32_t* offsets, const int32_t* key_counts, const float* cosines,
+            const float* sines) {
+    const int width = shape->head_width, heads = shape->heads, hidden = heads * width;
+    const int longest = longest_sequence(*shape, offsets);
     const int window = shape->window < 0 ? longest : std::min(shape->window, longest);
     const float scale = shape->scale * 1.44269504f;  // log2(e)
     Scratch<Products> scratch(width, longest);
     [[maybe_unused]] const Products products;
     for (int i = 0; i < shape->sequences; ++i) {
         const int length = offsets[i + 1] - offsets[i];
-        const T* rows = (const T*)qkv + (size_t)offsets[i] * 3 * hidden;
-        for (int h = 0; h < shape->heads; ++h) {
+        const size_t first = offsets[i];
+        const T* rows = (const T*)qkv + first * 3 * hidden;
+        for (int h = shape->first_head; h < shape->last_head; ++h) {
             const T* queries = rows + h * width;
             const Head<T> head{queries, queries + hidden, queries + 2 * hidden,
                                (size_t)3 * hidden, width, cosines, sines};
             attend_head<Products>(head, length, key_counts ? key_counts[i] : length, window, scale,
-                                  scratch, (T*)out + (size_t)offsets[i] * hidden + h * width,
-                                  (size_t)hidden);
+                                  scratch, (T*)out + first * hidden + h * width, (size_t)hidden,
+                                  normalisers ? normalisers + first * heads + h : nullptr,
+                                  (size_t)heads);
         }
     }
 }

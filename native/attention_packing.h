@@ -24,6 +24,7 @@ template <class T> class Lines {
   public:
     explicit Lines(size_t count) : lines_(count * sizeof(T) / sizeof(Line) + 1) {}
     T* data() { return lines_[0].values; }
+    const T* data() const { return lines_[0].values; }
 };
 
 // Turn a query or key by its position; `to` may be `row`. Source: Su et al. 2021, arXiv:2104.09864.
@@ -95,8 +96,9 @@ inline void rotate_to_words(const T* row, const Head<T>& head, int position, uin
     }
 }
 
-// (COLUMNS, words) to (words, COLUMNS).
-template <int COLUMNS> inline void transpose(const uint32_t* rows, int words, uint32_t* to) {
+// (COLUMNS, words), whose rows are `stride` words apart, to (words, COLUMNS).
+template <int COLUMNS>
+inline void transpose(const uint32_t* rows, size_t stride, int words, uint32_t* to) {
     int s = 0;
 #if LANES == 16
     if constexpr (COLUMNS == 16) {
@@ -105,7 +107,7 @@ template <int COLUMNS> inline void transpose(const uint32_t* rows, int words, ui
         const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
         for (; s + 16 <= words; s += 16) {
             __m512i now[16], next[16];
-            for (int i = 0; i < 16; ++i) now[i] = _mm512_loadu_si512(rows + i * words + s);
+            for (int i = 0; i < 16; ++i) now[i] = _mm512_loadu_si512(rows + i * stride + s);
             for (int round = 0; round < 4; ++round) {
                 for (int i = 0; i < 8; ++i) {
                     next[2 * i] = _mm512_permutex2var_epi32(now[i], lower, now[i + 8]);
@@ -118,7 +120,7 @@ template <int COLUMNS> inline void transpose(const uint32_t* rows, int words, ui
     }
 #endif
     for (; s < words; ++s)
-        for (int j = 0; j < COLUMNS; ++j) to[s * COLUMNS + j] = rows[j * words + s];
+        for (int j = 0; j < COLUMNS; ++j) to[s * COLUMNS + j] = rows[j * stride + s];
 }
 
 // Blocks of KEY_COLUMNS keys, each with the summed axis outside.
@@ -136,8 +138,18 @@ void pack_keys(const Head<T>& head, int count, Scratch<Products>& scratch) {
             else
                 std::fill_n(rows + j * words, words, 0);
         }
-        transpose<COLUMNS>(rows, words, scratch.keys.data() + (size_t)first * words);
+        transpose<COLUMNS>(rows, words, words, scratch.keys.data() + (size_t)first * words);
     }
+}
+
+// Words of the numbers that stand at one place of two rows: the first one's in the lower half.
+inline void interleave(const Bfloat16* even, const Bfloat16* odd, int width, uint32_t* to) {
+    int c = 0;
+    for (; c + LANES <= width; c += LANES) {
+        const Words word = (Words)load(odd + c) | (Words)load(even + c) >> 16;
+        std::memcpy(to + c, &word, sizeof word);
+    }
+    for (; c < width; ++c) to[c] = (uint32_t)odd[c].bits << 16 | even[c].bits;
 }
 
 // The keys outside; where words are pairs, keys 2p and 2p + 1 share those of row p.
@@ -152,12 +164,7 @@ void pack_values(const Head<T>& head, int count, Scratch<Products>& scratch) {
             const T *even = row(key), *odd = row(key + 1);
             prefetch(even, head);
             prefetch(odd, head);
-            int c = 0;
-            for (; c + LANES <= width; c += LANES) {
-                const Words word = (Words)load(odd + c) | (Words)load(even + c) >> 16;
-                std::memcpy(to + c, &word, sizeof word);
-            }
-            for (; c < width; ++c) to[c] = (uint32_t)odd[c].bits << 16 | even[c].bits;
+            interleave(even, odd, width, to);
         }
     } else {
         for (int key = 0; key < padded; ++key, to += scratch.value_width) {

@@ -1,8 +1,8 @@
 // Attention in bfloat16 on AMX tiles. Compiled for processors that have them and, with
-// EMULATE_TILES, for any; ATTENTION names the function. Written where no processor had them: it is
+// EMULATE_TILES, for any; ATTENTION and ATTENTION_GRADIENT name the functions. Written where no processor had them: it is
 // tested through the emulation, and its speed is not known.
 
-#include "attention.h"
+#include "attention_gradient.h"
 #include "tiles.h"
 
 namespace {
@@ -74,19 +74,19 @@ struct TileProducts {
     }
 
     template <int ROWS>
-    [[gnu::noinline]] static void add_values(const uint32_t* probabilities,
-                                             const uint32_t* values, int words, int width,
-                                             float* out) {
+    [[gnu::noinline]] static void add_values(const uint32_t* probabilities, size_t stride,
+                                             const uint32_t* values, size_t value_stride, int words,
+                                             int width, float* out, size_t out_stride) {
         for (int c = 0; c < width; c += 2 * TILE_SIDE) {
-            tile_load<0>(out + c, 4 * width);
-            tile_load<1>(out + c + TILE_SIDE, 4 * width);
+            tile_load<0>(out + c, 4 * out_stride);
+            tile_load<1>(out + c + TILE_SIDE, 4 * out_stride);
             if constexpr (ROWS > TILE_SIDE) {
-                tile_load<2>(out + TILE_SIDE * width + c, 4 * width);
-                tile_load<3>(out + TILE_SIDE * width + c + TILE_SIDE, 4 * width);
+                tile_load<2>(out + TILE_SIDE * out_stride + c, 4 * out_stride);
+                tile_load<3>(out + TILE_SIDE * out_stride + c + TILE_SIDE, 4 * out_stride);
             }
-            multiply<ROWS>(probabilities, SCORE_STRIDE, values + c, values + c + TILE_SIDE, width,
+            multiply<ROWS>(probabilities, stride, values + c, values + c + TILE_SIDE, value_stride,
                            words);
-            store_sums<ROWS>(out + c, width);
+            store_sums<ROWS>(out + c, out_stride);
         }
     }
 };
@@ -94,7 +94,17 @@ struct TileProducts {
 }  // namespace
 
 // Widths of a head that are multiples of 32 (kernels.h).
-void ATTENTION(const void* qkv, void* out, const AttentionShape* shape, const int32_t* offsets,
-               const int32_t* key_counts, const float* cosines, const float* sines) {
-    attend<Bfloat16, TileProducts>(qkv, out, shape, offsets, key_counts, cosines, sines);
+void ATTENTION(const void* qkv, void* out, float* normalisers, const AttentionShape* shape,
+               const int32_t* offsets, const int32_t* key_counts, const float* cosines,
+               const float* sines) {
+    attend<Bfloat16, TileProducts>(qkv, out, normalisers, shape, offsets, key_counts, cosines,
+                                   sines);
+}
+
+void ATTENTION_GRADIENT(const void* qkv, const void* out, const float* normalisers,
+                        const void* out_gradient, void* gradient, const AttentionShape* shape,
+                        const int32_t* offsets, const int32_t* key_counts, const float* cosines,
+                        const float* sines) {
+    attend_back<Bfloat16, TileProducts>(qkv, out, normalisers, out_gradient, gradient, shape,
+                                        offsets, key_counts, cosines, sines);
 }

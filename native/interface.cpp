@@ -21,11 +21,14 @@ extern const LateInteractionKernels avx2_late_interaction, avx512_late_interacti
 extern const PlaidBuildKernels avx2_plaid_build, avx512_plaid_build, avx512_bf16_plaid_build;
 extern const MaxSimKernels avx2_maxsim, avx512_maxsim, avx512_bf16_maxsim;
 AttentionFunction emulated_tile_attention;
+AttentionGradientFunction emulated_tile_attention_gradient;
 #if defined(HAS_AMX)
 AttentionFunction amx_attention;
+AttentionGradientFunction amx_attention_gradient;
 #endif
 #endif
 AttentionFunction portable_emulated_tile_attention;
+AttentionGradientFunction portable_emulated_tile_attention_gradient;
 
 namespace {
 
@@ -39,6 +42,7 @@ struct InstructionSet {
     const MaxSimKernels* maxsim;
     // Of bfloat16, where a head's width is a multiple of 32; null for that of the kernels.
     AttentionFunction* tile_attention = nullptr;
+    AttentionGradientFunction* tile_attention_gradient = nullptr;
     bool is_only_on_request = false;
 };
 
@@ -54,7 +58,11 @@ bool has_amx() { return has_avx512_bf16() && has_tiles(); }
 
 // A compiler or a system that moves tiles' contents would be noticed here, and not by users.
 bool computes_on_amx() {
-    static const bool is_right = attends_alike(amx_attention, avx512_bf16_kernels.attention[1]);
+    const ModernBertKernels& vectors = avx512_bf16_kernels;
+    static const bool is_right =
+        attends_alike(amx_attention, vectors.attention[1]) &&
+        differentiates_alike(amx_attention_gradient, vectors.attention_gradient[1],
+                             vectors.attention[1]);
     return is_right;
 }
 #endif
@@ -64,7 +72,7 @@ const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
      &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
-     &avx512_bf16_maxsim, amx_attention},
+     &avx512_bf16_maxsim, amx_attention, amx_attention_gradient},
 #endif
 #if defined(__x86_64__)
     {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
@@ -82,11 +90,11 @@ const InstructionSet SETS[] = {
 #if defined(__x86_64__)
     {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
      &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
-     &avx512_bf16_maxsim, emulated_tile_attention, true},
+     &avx512_bf16_maxsim, emulated_tile_attention, emulated_tile_attention_gradient, true},
 #endif
     {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
      &portable_late_interaction, &portable_plaid_build, &portable_maxsim,
-     portable_emulated_tile_attention, true},
+     portable_emulated_tile_attention, portable_emulated_tile_attention_gradient, true},
 };
 
 const InstructionSet* best() {
@@ -97,6 +105,11 @@ const InstructionSet* best() {
 
 const InstructionSet* current = best();
 
+// Widths of a head that fill tiles of bfloat16.
+bool takes_tiles(int is_bfloat16, const AttentionShape& shape) {
+    return is_bfloat16 && shape.head_width % 32 == 0;
+}
+
 }  // namespace
 
 #if defined(__GNUC__)
@@ -105,7 +118,7 @@ const InstructionSet* current = best();
 
 extern "C" {
 
-int retrieval_abi_version() { return 6; }
+int retrieval_abi_version() { return 7; }
 
 // The name of instruction set `number`, or null past the last one that this processor has.
 const char* retrieval_instruction_set(int number) {
@@ -125,6 +138,12 @@ const char* retrieval_rejected_instruction_set() {
 // Whether an attention of bfloat16 gives what the portable one gives.
 int retrieval_attention_is_right(AttentionFunction* attention) {
     return attends_alike(attention, portable_kernels.attention[1]);
+}
+
+// Whether a gradient of attention in bfloat16 is what the portable one is.
+int retrieval_attention_gradient_is_right(AttentionGradientFunction* gradient) {
+    return differentiates_alike(gradient, portable_kernels.attention_gradient[1],
+                                portable_kernels.attention[1]);
 }
 
 const char* retrieval_current_instruction_set() { return current->name; }
@@ -169,16 +188,26 @@ void retrieval_multiply_int8(int is_bfloat16, const QuantizedRows* in, const Int
 int retrieval_max_head_width() { return MAX_HEAD_WIDTH; }
 
 // qkv: (tokens, 3, heads, head_width), rotated by nobody yet; out: (tokens, heads, head_width).
-// offsets: where each sequence starts and, at its end, the number of tokens. key_counts: how many
-// of a sequence's first tokens may be attended to, or null for all. cosines, sines: (longest
-// sequence, head_width / 2).
-void retrieval_attention(int is_bfloat16, const void* qkv, void* out, const AttentionShape* shape,
-                         const int32_t* offsets, const int32_t* key_counts, const float* cosines,
-                         const float* sines) {
-    AttentionFunction* tiles = is_bfloat16 && shape->head_width % 32 == 0 ? current->tile_attention
-                                                                          : nullptr;
-    AttentionFunction* attention = tiles ? tiles : current->kernels->attention[is_bfloat16];
-    attention(qkv, out, shape, offsets, key_counts, cosines, sines);
+// normalisers: (tokens, heads) for retrieval_attention_gradient, or null. offsets: where each
+// sequence starts and, at its end, the number of tokens. key_counts: how many of a sequence's first
+// tokens may be attended to, or null for all. cosines, sines: (longest sequence, head_width / 2).
+void retrieval_attention(int is_bfloat16, const void* qkv, void* out, float* normalisers,
+                         const AttentionShape* shape, const int32_t* offsets,
+                         const int32_t* key_counts, const float* cosines, const float* sines) {
+    const bool tiles = takes_tiles(is_bfloat16, *shape) && current->tile_attention;
+    (tiles ? current->tile_attention : current->kernels->attention[is_bfloat16])(
+        qkv, out, normalisers, shape, offsets, key_counts, cosines, sines);
+}
+
+// out, normalisers: as retrieval_attention left them; out_gradient: like out, gradient: like qkv.
+void retrieval_attention_gradient(int is_bfloat16, const void* qkv, const void* out,
+                                  const float* normalisers, const void* out_gradient,
+                                  void* gradient, const AttentionShape* shape,
+                                  const int32_t* offsets, const int32_t* key_counts,
+                                  const float* cosines, const float* sines) {
+    const bool tiles = takes_tiles(is_bfloat16, *shape) && current->tile_attention_gradient;
+    (tiles ? current->tile_attention_gradient : current->kernels->attention_gradient[is_bfloat16])(
+        qkv, out, normalisers, out_gradient, gradient, shape, offsets, key_counts, cosines, sines);
 }
 
 void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, const float* bias,
@@ -189,6 +218,12 @@ void retrieval_layer_norm(int is_bfloat16, const void* in, const float* weight, 
 // in: (tokens, 2 * width); out: (tokens, width).
 void retrieval_geglu(int is_bfloat16, const void* in, void* out, int64_t tokens, int width) {
     current->kernels->geglu[is_bfloat16](in, out, tokens, width);
+}
+
+// in: as above; out_gradient: (tokens, width); gradient: (tokens, 2 * width).
+void retrieval_geglu_gradient(int is_bfloat16, const void* in, const void* out_gradient,
+                              void* gradient, int64_t tokens, int width) {
+    current->kernels->geglu_gradient[is_bfloat16](in, out_gradient, gradient, tokens, width);
 }
 
 int64_t retrieval_plaid_search(const PlaidView* view, const float* query, int32_t tokens,
@@ -242,5 +277,9 @@ void retrieval_maxsim(const TokenRuns* runs, const float* query, int32_t tokens,
 void retrieval_maxsim_bounds(const RoundedRuns* rounded, const float* query, int32_t tokens,
                              float* bounds) {
     current->maxsim->bound(rounded, query, tokens, bounds);
+}
+
+void retrieval_best_matches(const TrainingBatch* batch, float* best, int64_t* tokens) {
+    current->maxsim->match(batch, best, tokens);
 }
 }

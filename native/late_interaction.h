@@ -111,6 +111,16 @@ struct RoundedRuns {
     const float* sizes;    // (rows,) at least the length of what is left
 };
 
+// Tokens of queries and of documents in float; keep: (documents, tokens), 0 for those that don't
+// count, or null.
+struct TrainingBatch {
+    const float* query_tokens;     // (queries, width)
+    const float* document_tokens;  // (documents, tokens, width)
+    const uint8_t* keep;
+    int64_t documents;
+    int32_t queries, tokens, width;
+};
+
 struct MaxSimKernels {
     // Writes MaxSim with each document; -inf for one without tokens. With tokens in bfloat16 the
     // query is rounded to bfloat16 as well.
@@ -118,4 +128,7 @@ struct MaxSimKernels {
     // Writes at least what `score` gives for the float32 or float16 tokens that were rounded, on
     // any instruction set; -inf for a document without tokens.
     void (*bound)(const RoundedRuns* rounded, const float* query, int32_t tokens, float* bounds);
+    // Writes, (documents, queries) each, the largest product of every query token with a document's
+    // tokens, and the number of the first token that has it; -inf and 0 where none counts.
+    void (*match)(const TrainingBatch* batch, float* best, int64_t* tokens);
 };

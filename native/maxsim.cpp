@@ -1,7 +1,6 @@
 // Exact MaxSim of one query and many documents, and bounds of it from bytes, for one instruction set.
 
-#include "maxsim.h"
-#include "late_interaction.h"
+#include "best_matches.h"
 
 #include <cmath>
 #include <limits>
@@ -247,4 +246,4 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
 }  // namespace
 
 extern const MaxSimKernels MAXSIM_KERNELS;
-const MaxSimKernels MAXSIM_KERNELS = {score, bound};
+const MaxSimKernels MAXSIM_KERNELS = {score, bound, match};

@@ -2,7 +2,7 @@
 // norm, rotary positions with softmax attention, and the gated activation, over a packed stream of
 // tokens. Compiled once for each instruction set, with KERNELS naming the table that it fills.
 
-#include "attention.h"
+#include "attention_gradient.h"
 #include "rows.h"
 
 namespace {
@@ -87,10 +87,10 @@ template <bool PAIRS_> struct VectorProducts {
     }
 
     template <int ROWS>
-    static void add_values(const uint32_t* probabilities, const uint32_t* values, int words,
-                           int width, float* out) {
-        product<PAIRS, ROWS, TILE_VECTORS, true>(probabilities, SCORE_STRIDE, values, width, LANES,
-                                                 words, width, out, width);
+    static void add_values(const uint32_t* probabilities, int stride, const uint32_t* values,
+                           int value_stride, int words, int width, float* out, int out_stride) {
+        product<PAIRS, ROWS, TILE_VECTORS, true>(probabilities, stride, values, value_stride, LANES,
+                                                 words, width, out, out_stride);
     }
 };
 
@@ -115,10 +115,21 @@ template <class T> void geglu_of(const void* in, void* out, int64_t tokens, int 
     geglu<T>((const T*)in, (T*)out, tokens, width);
 }
 
+template <class T>
+void geglu_gradient_of(const void* in, const void* out_gradient, void* gradient, int64_t tokens,
+                       int width) {
+    const T *row = (const T*)in, *of_out = (const T*)out_gradient;
+    T* to = (T*)gradient;
+    for (int64_t t = 0; t < tokens; ++t, row += 2 * width, of_out += width, to += 2 * width)
+        geglu_gradient_row(row, of_out, to, width);
+}
+
 }  // namespace
 
 extern const ModernBertKernels KERNELS = {
     {attend<float, VectorProducts<false>>, attend<Bfloat16, VectorProducts<HAS_PAIRS>>},
+    {attend_back<float, VectorProducts<false>>, attend_back<Bfloat16, VectorProducts<HAS_PAIRS>>},
     {layer_norm_of<float>, layer_norm_of<Bfloat16>},
     {geglu_of<float>, geglu_of<Bfloat16>},
+    {geglu_gradient_of<float>, geglu_gradient_of<Bfloat16>},
 };

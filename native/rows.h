@@ -61,4 +61,25 @@ template <class In, class Out> inline void geglu_row(const In* in, Out* out, int
     for (; c < width; ++c) out[c] = narrow<Out>(gelu(widen(in[c])) * widen(in[width + c]));
 }
 
+// The gradient of geglu_row: of both halves of `in`, from that of its output.
+template <class T>
+inline void geglu_gradient_row(const T* in, const T* out_gradient, T* gradient, int width) {
+    constexpr float DENSITY = 0.39894228f;  // the normal distribution's at 0
+    int c = 0;
+    for (; c + LANES <= width; c += LANES) {
+        const Floats x = load(in + c), gate = load(in + width + c), of_out = load(out_gradient + c);
+        const Floats below = 0.5f + 0.5f * error_function(x * 0.70710678f);
+        const Floats slope = below + x * exponential(x * x * -0.5f) * DENSITY;
+        store(gradient + c, of_out * gate * slope);
+        store(gradient + width + c, of_out * x * below);
+    }
+    for (; c < width; ++c) {
+        const float x = widen(in[c]), of_out = widen(out_gradient[c]);
+        const float below = 0.5f + 0.5f * std::erf(x * 0.70710678f);
+        const float slope = below + x * std::exp(x * x * -0.5f) * DENSITY;
+        store(gradient + c, of_out * widen(in[width + c]) * slope);
+        store(gradient + width + c, of_out * x * below);
+    }
+}
+
 }  // namespace

@@ -11,7 +11,7 @@ from retrieval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 _PATH = Path(__file__).with_name("_kernels.so")
 
 

@@ -1,11 +1,15 @@
-"""The compiled ModernBERT kernels as functions of torch tensors; inference on a processor only.
+"""The compiled ModernBERT kernels as functions of torch tensors, on a processor.
 
-Each call runs on the thread that makes it and lets other Python threads run meanwhile.
+For inference each call runs on the thread that makes it; attention for training, and its gradient,
+on all of torch's threads. Other Python threads run meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval import native
+from retrieval.parallel import in_threads
 
 IS_BFLOAT16 = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -27,6 +32,8 @@ class _AttentionShape(ctypes.Structure):
         ("sequences", ctypes.c_int32),
         ("heads", ctypes.c_int32),
         ("head_width", ctypes.c_int32),
+        ("first_head", ctypes.c_int32),
+        ("last_head", ctypes.c_int32),
         ("window", ctypes.c_int32),
         ("scale", ctypes.c_float),
     )
@@ -67,20 +74,110 @@ def attention(
     Returns:
         (T, H); zeros for a token that may attend to none.
     """
-    hidden = qkv.shape[1] // 3
-    out = torch.empty(qkv.shape[0], hidden, dtype=qkv.dtype)
-    shape = _shape(len(offsets) - 1, heads, hidden // heads, window)
-    native.loaded().retrieval_attention(
-        IS_BFLOAT16[qkv.dtype],
-        pointer(qkv),
-        pointer(out),
-        ctypes.byref(shape),
-        ctypes.c_void_p(offsets.ctypes.data),
-        None if key_lengths is None else ctypes.c_void_p(key_lengths.ctypes.data),
-        pointer(cosines),
-        pointer(sines),
-    )
-    return out
+    return AttentionKernel(heads, offsets, key_lengths, window, cosines, sines).attend(qkv)
+
+
+class AttentionKernel:
+    """Attention of one batch in layers of one kind, and its gradient; arguments as `attention`."""
+
+    def __init__(
+        self,
+        heads: int,
+        offsets: NDArray[np.int32],
+        key_lengths: NDArray[np.int32] | None,
+        window: int | None,
+        cosines: Tensor,
+        sines: Tensor,
+    ) -> None:
+        self.heads = heads
+        self._offsets, self._key_lengths = offsets, key_lengths
+        self._window = -1 if window is None else window
+        self._tables = cosines, sines
+
+    def attend(self, qkv: Tensor, normalisers: Tensor | None = None) -> Tensor:
+        """(T, H) from (T, 3 * H), contiguous.
+
+        Args:
+            qkv: queries, keys and values.
+            normalisers: (T, heads) float32, filled with what `gradient` takes.
+        """
+        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+
+        def attend(part: _Part) -> None:
+            native.loaded().retrieval_attention(
+                IS_BFLOAT16[qkv.dtype],
+                pointer(qkv),
+                pointer(out),
+                pointer(normalisers),
+                *self._arguments(qkv, part),
+            )
+
+        self._in_parts(attend, len(qkv), 1 if normalisers is None else torch.get_num_threads())
+        return out
+
+    def gradient(
+        self, qkv: Tensor, out: Tensor, normalisers: Tensor, out_gradient: Tensor
+    ) -> Tensor:
+        """(T, 3 * H), of queries, keys and values, from that of `attend`'s output (T, H)."""
+        gradient = torch.empty_like(qkv)
+
+        def attend_back(part: _Part) -> None:
+            native.loaded().retrieval_attention_gradient(
+                IS_BFLOAT16[qkv.dtype],
+                pointer(qkv),
+                pointer(out),
+                pointer(normalisers),
+                pointer(out_gradient),
+                pointer(gradient),
+                *self._arguments(qkv, part),
+            )
+
+        self._in_parts(attend_back, len(qkv), torch.get_num_threads())
+        return gradient
+
+    def _in_parts(self, work: Callable[[_Part], None], tokens: int, threads: int) -> None:
+        """On `threads` threads, each with a head of some of the sequences at a time."""
+        parts = [_Part(0, len(self._offsets) - 1, 0, self.heads)]
+        if threads > 1:
+            runs = min(-(-2 * threads // self.heads), len(self._offsets) - 1)
+            cuts = np.searchsorted(self._offsets, np.linspace(0, tokens, runs + 1)).tolist()
+            cuts[-1] = len(self._offsets) - 1
+            parts = [
+                _Part(first, last, head, head + 1)
+                for first, last in pairwise(cuts)
+                for head in range(self.heads)
+            ]
+        for _ in in_threads(work, parts, threads):
+            pass
+
+    def _arguments(self, qkv: Tensor, part: _Part) -> tuple[Any, ...]:
+        width = qkv.shape[1] // 3 // self.heads
+        shape = _AttentionShape(
+            part.last - part.first,
+            self.heads,
+            width,
+            part.first_head,
+            part.last_head,
+            self._window,
+            width**-0.5,
+        )
+        # Offsets count from the first token of all, wherever a part begins.
+        offsets, keys = self._offsets[part.first :], self._key_lengths
+        return (
+            ctypes.byref(shape),
+            ctypes.c_void_p(offsets.ctypes.data),
+            None if keys is None else ctypes.c_void_p(keys[part.first :].ctypes.data),
+            *map(pointer, self._tables),
+        )
+
+
+class _Part(NamedTuple):
+    """Sequences and heads that one call of the library computes."""
+
+    first: int
+    last: int
+    first_head: int
+    last_head: int
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
@@ -113,5 +210,15 @@ def geglu(x: Tensor) -> Tensor:
     return out
 
 
-def _shape(sequences: int, heads: int, width: int, window: int | None) -> _AttentionShape:
-    return _AttentionShape(sequences, heads, width, -1 if window is None else window, width**-0.5)
+def geglu_gradient(x: Tensor, out_gradient: Tensor) -> Tensor:
+    """(T, 2 * I), from that of `geglu`'s output (T, I)."""
+    gradient = torch.empty_like(x)
+    native.loaded().retrieval_geglu_gradient(
+        IS_BFLOAT16[x.dtype],
+        pointer(x),
+        pointer(out_gradient),
+        pointer(gradient),
+        ctypes.c_int64(x.shape[0]),
+        x.shape[1] // 2,
+    )
+    return gradient

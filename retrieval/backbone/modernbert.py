@@ -7,15 +7,16 @@ through `cpu_inference`, which gives the same states faster.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retrieval.backbone import int8
-from retrieval.backbone.attention_choice import Attention, AttentionName, attention_for, resolve
+from retrieval.backbone import int8, kernels
+from retrieval.backbone.attention_choice import AttentionName, attention_for, resolve
 from retrieval.backbone.cpu_inference import CpuModernBert
+from retrieval.backbone.cpu_training import KernelAttention, geglu
 from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.rotary import RotaryTables, rotate, supports_tables
 from retrieval.errors import ConfigError
@@ -96,24 +97,30 @@ class PackedModernBert:
         config = model.config
         dropout = config.attention_dropout if model.training else 0.0
         x = model.embeddings(input_ids=batch.ids)
-        tables = {
-            kind: [
-                each[batch.positions][:, None]
-                for each in self._rotary(kind, batch.longest, x.device)
-            ]
-            for kind in set(config.layer_types)
-        }
-        attention = attention_for(self.attention, batch, _product_dtype(x), dropout=dropout)
+        dtype = _product_dtype(x)
+        parts: _Parts
+        if self._takes_kernels(batch.ids.device, dtype, dropout):
+            parts = _KernelParts(batch, self._rotary, config)
+        else:
+            parts = _TorchParts(self.attention, batch, dtype, dropout, self._rotary, config)
         for layer, kind in zip(model.layers, config.layer_types, strict=True):
-            window = config.local_attention // 2 if kind == "sliding_attention" else None
-            arguments = (layer, x, attention, window, tables[kind], dropout)
             # Every layer has its own flag: Hugging Face can checkpoint every n-th alone.
             if layer.training and layer.gradient_checkpointing:
-                x = checkpoint(_layer, *arguments, use_reentrant=False)
+                x = checkpoint(_layer, layer, x, parts, kind, use_reentrant=False)
             else:
-                x = _layer(*arguments)
+                x = _layer(layer, x, parts, kind)
         states: Tensor = model.final_norm(x)
         return states
+
+    def _takes_kernels(self, device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
+        config = self.model.config
+        return (
+            device.type == "cpu"
+            and not dropout
+            and config.hidden_activation == "gelu"
+            and resolve(self.attention, "cpu", dtype, False) == "cpu"
+            and kernels.are_available(dtype, config.hidden_size // config.num_attention_heads)
+        )
 
 
 def _check_int8(model: Any) -> None:
@@ -141,20 +148,73 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _layer(
-    layer: Any,
-    x: Tensor,
-    attention: Attention,
-    window: int | None,
-    table: list[Tensor],
-    dropout: float,
-) -> Tensor:
-    attend = layer.attn
-    qkv = attend.Wqkv(layer.attn_norm(x)).view(len(x), -1, attend.head_dim)
-    heads = qkv.shape[1] // 3
-    to_rotate, v = torch.split(qkv, [2 * heads, heads], dim=1)
-    q, k = torch.split(rotate(to_rotate, *table), heads, dim=1)
-    out = attention(q, k, v, window=window, dropout=dropout).flatten(1)
-    x = x + attend.out_drop(attend.Wo(out))
-    mixed: Tensor = x + layer.mlp(layer.mlp_norm(x))
-    return mixed
+class _Parts(Protocol):
+    """What stands between the linear layers."""
+
+    def attend(self, qkv: Tensor, kind: str) -> Tensor:
+        """(T, H) from (T, 3 * H), in a layer of this type."""
+
+    def mix(self, mlp: Any, x: Tensor) -> Tensor:
+        """The feed-forward block."""
+
+
+class _KernelParts:
+    """By the compiled kernels."""
+
+    def __init__(self, batch: PackedBatch, rotary: RotaryTables, config: Any) -> None:
+        self._attention = KernelAttention(batch, config.num_attention_heads, rotary)
+        self._config = config
+
+    def attend(self, qkv: Tensor, kind: str) -> Tensor:
+        return self._attention(qkv, kind, _window(self._config, kind))
+
+    def mix(self, mlp: Any, x: Tensor) -> Tensor:
+        mixed: Tensor = mlp.Wo(mlp.drop(geglu(mlp.Wi(x))))
+        return mixed
+
+
+class _TorchParts:
+    """By torch, or by what `attention` names."""
+
+    def __init__(
+        self,
+        attention: AttentionName,
+        batch: PackedBatch,
+        dtype: torch.dtype,
+        dropout: float,
+        rotary: RotaryTables,
+        config: Any,
+    ) -> None:
+        self._attention = attention_for(attention, batch, dtype, dropout=dropout)
+        self._dropout = dropout
+        self._config = config
+        self._tables = {
+            kind: [
+                each[batch.positions][:, None]
+                for each in rotary(kind, batch.longest, batch.ids.device)
+            ]
+            for kind in set(config.layer_types)
+        }
+
+    def attend(self, qkv: Tensor, kind: str) -> Tensor:
+        heads = self._config.num_attention_heads
+        to_rotate, v = torch.split(qkv.view(len(qkv), 3 * heads, -1), [2 * heads, heads], dim=1)
+        q, k = torch.split(rotate(to_rotate, *self._tables[kind]), heads, dim=1)
+        window = _window(self._config, kind)
+        return self._attention(q, k, v, window=window, dropout=self._dropout).flatten(1)
+
+    def mix(self, mlp: Any, x: Tensor) -> Tensor:
+        mixed: Tensor = mlp(x)
+        return mixed
+
+
+def _window(config: Any, kind: str) -> int | None:
+    window: int | None = config.local_attention // 2 if kind == "sliding_attention" else None
+    return window
+
+
+def _layer(layer: Any, x: Tensor, parts: _Parts, kind: str) -> Tensor:
+    attention = layer.attn
+    attended = parts.attend(attention.Wqkv(layer.attn_norm(x)), kind)
+    x = x + attention.out_drop(attention.Wo(attended))
+    return x + parts.mix(layer.mlp, layer.mlp_norm(x))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from retrieval.training import native_matches
+
 # Q queries, M query tokens, R query tokens of all queries, B queries with documents of their own,
 # N documents of each, P documents of all, T document tokens, D width
 
@@ -110,19 +112,9 @@ class _BestMatches(torch.autograd.Function):
     def forward(
         ctx: Any, queries_RD: Tensor, documents_PTD: Tensor, keep_PT: Tensor | None
     ) -> Tensor:
-        count, tokens, _ = documents_PTD.shape
-        best_PR = queries_RD.new_empty(count, len(queries_RD))
-        token_PR = torch.empty_like(best_PR, dtype=torch.int64)
-        block = _BLOCK.get(queries_RD.device.type, _LARGE_BLOCK)
-        step = max(1, block // max(1, len(queries_RD) * tokens))
-        for first in range(0, count, step):
-            part = slice(first, first + step)
-            # (p, R, T): documents first, so that what is kept of a block lies together.
-            similarity = torch.matmul(queries_RD, documents_PTD[part].mT)
-            if keep_PT is not None:
-                # Padding must lose even to a negative match.
-                similarity.masked_fill_(~keep_PT[part, None], -torch.inf)
-            torch.max(similarity, -1, out=(best_PR[part], token_PR[part]))
+        is_native = native_matches.is_supported(queries_RD.device)
+        find = native_matches.best_matches if is_native else _in_blocks
+        best_PR, token_PR = find(queries_RD, documents_PTD, keep_PT)
         ctx.save_for_backward(queries_RD, documents_PTD, token_PR)
         return best_PR
 
@@ -136,3 +128,23 @@ class _BestMatches(torch.autograd.Function):
             of_queries.addcmul_(gradient_R1, document_TD[token_R])
             of_document.index_add_(0, token_R, gradient_R1 * queries_RD)
         return of_queries, of_documents, None
+
+
+def _in_blocks(
+    queries_RD: Tensor, documents_PTD: Tensor, keep_PT: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `native_matches.best_matches`, on any device."""
+    count, tokens, _ = documents_PTD.shape
+    best_PR = queries_RD.new_empty(count, len(queries_RD))
+    token_PR = torch.empty_like(best_PR, dtype=torch.int64)
+    block = _BLOCK.get(queries_RD.device.type, _LARGE_BLOCK)
+    step = max(1, block // max(1, len(queries_RD) * tokens))
+    for first in range(0, count, step):
+        part = slice(first, first + step)
+        # (p, R, T): documents first, so that what is kept of a block lies together.
+        similarity = torch.matmul(queries_RD, documents_PTD[part].mT)
+        if keep_PT is not None:
+            # Padding must lose even to a negative match.
+            similarity.masked_fill_(~keep_PT[part, None], -torch.inf)
+        torch.max(similarity, -1, out=(best_PR[part], token_PR[part]))
+    return best_PR, token_PR

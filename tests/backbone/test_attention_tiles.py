@@ -180,27 +180,30 @@ def test_emulation_is_only_taken_on_request(emulated: str) -> None:
     assert not set(EMULATED) & set(native.instruction_sets())
 
 
-Attention = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 7)
+# Each with the number of its arguments, the one that it writes to, and a number of it to change.
+CHECKED = {"attention": (8, 1, 1_000), "attention_gradient": (10, 4, 5_000)}
 
 
-def test_the_library_tells_a_right_attention_from_a_wrong_one(emulated: str) -> None:
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_library_tells_a_right_function_from_a_wrong_one(emulated: str, name: str) -> None:
     library = native.library()
     assert library is not None
+    arguments, written, number = CHECKED[name]
+    function = getattr(library, f"retrieval_{name}")
+    is_right = getattr(library, f"retrieval_{name}_is_right")
 
-    def right(qkv: int, out: int, *rest: int) -> None:
-        library.retrieval_attention(1, *[ctypes.c_void_p(each) for each in (qkv, out, *rest)])
+    def right(*addresses: int) -> None:
+        function(1, *[ctypes.c_void_p(each) for each in addresses])
 
     def nothing(*_: int) -> None:
         pass
 
-    def one_number_wrong(qkv: int, out: int, *rest: int) -> None:
-        right(qkv, out, *rest)
-        ctypes.c_uint16.from_address(out + 2 * 1_000).value ^= 1 << 15
+    def one_number_wrong(*addresses: int) -> None:
+        right(*addresses)
+        ctypes.c_uint16.from_address(addresses[written] + 2 * number).value ^= 1 << 15
 
-    verdicts = [
-        library.retrieval_attention_is_right(Attention(each))
-        for each in (right, nothing, one_number_wrong)
-    ]
+    callback = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
+    verdicts = [is_right(callback(each)) for each in (right, nothing, one_number_wrong)]
     assert verdicts == [1, 0, 0]
 
 

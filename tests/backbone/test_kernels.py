@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval import native
 from retrieval.backbone import kernels
-from retrieval.backbone.attention import GroupedAttention
-from retrieval.backbone.packing import pack
-from retrieval.backbone.rotary import rotate
 from retrieval.errors import ConfigError
+from tests.backbone.attention_cases import attend_in_torch, offsets_of, tables
 
 INSTRUCTION_SETS = native.instruction_sets()
 needs_library = pytest.mark.skipif(not INSTRUCTION_SETS, reason="needs the compiled kernels")
@@ -27,33 +24,6 @@ DTYPES = list(TOLERANCES)
 def check(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), expected, atol=TOLERANCES[dtype], rtol=1e-2)
-
-
-def tables(positions: int, width: int) -> tuple[Tensor, Tensor]:
-    angles = torch.arange(positions)[:, None] / 100.0 ** (torch.arange(0, width, 2) / width)
-    return angles.cos(), angles.sin()
-
-
-def attend_in_torch(
-    qkv: Tensor,
-    *,
-    heads: int,
-    lengths: list[int],
-    key_lengths: list[int] | None,
-    window: int | None,
-    cosines: Tensor,
-    sines: Tensor,
-) -> Tensor:
-    """The differentiable path, in float32."""
-    batch = pack([[1] * length for length in lengths], key_lengths)
-    q, k, v = qkv.float().view(len(qkv), 3, heads, -1).unbind(1)
-    table = [each[batch.positions][:, None] for each in (cosines, sines)]
-    attention = GroupedAttention(batch, max_padding=0.0)
-    return attention(rotate(q, *table), rotate(k, *table), v, window=window).flatten(1)
-
-
-def offsets_of(lengths: list[int]) -> NDArray[np.int32]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
 @needs_library

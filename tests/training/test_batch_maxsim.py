@@ -10,7 +10,7 @@ from sentence_transformers.multi_vector_encoder import scoring
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from retrieval.training import batch_maxsim
+from retrieval.training import batch_maxsim, native_matches
 from retrieval.training.batch_maxsim import (
     EMPTY_SCORE,
     maxsim_of_all,
@@ -54,12 +54,14 @@ def scores_and_gradients(
 
 
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("block", [1, 200, 1 << 20])
+@pytest.mark.parametrize("block", [None, 1, 200, 1 << 20])
 @pytest.mark.parametrize("kind", PEERS)
 def test_scores_and_gradients_are_autograds(
-    kind: str, block: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, block: int | None, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(batch_maxsim._BLOCK, "cpu", block)
+    if block is not None:  # without the library, or on another device
+        monkeypatch.setattr(native_matches, "is_supported", lambda device: False)
+        monkeypatch.setitem(batch_maxsim._BLOCK, "cpu", block)
     ours, theirs = PEERS[kind]
     vectors, masks = batch(kind)
     for own, other in zip(
