@@ -4,6 +4,7 @@
     python benchmarks/search_peers/install.py fast-plaid tachiom lancedb xtr-warp
     python benchmarks/search.py --json search.json
     python benchmarks/search.py --documents 20000 --documents 100000 --peer tachiom
+    python benchmarks/search.py --k 10 --kernels avx2
     python benchmarks/search.py --documents 1000000 --queries 50 --no-peers --ours "4 bits"
 
 Every engine runs in a process of its own and with its own environment. A query's latency is taken
@@ -37,6 +38,7 @@ from search_measures import Row, cheapest, measure, side_by_side, throughput
 from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
 from search_systems import EXACT, NUMPY, OURS, PEERS, Build, Peer, Setting, our_settings
+from search_truth import DEPTH
 from search_workers import Worker, WorkerError, Workshop
 
 from retrieval import native
@@ -59,6 +61,7 @@ def main() -> None:
             "hardware": _hardware(),
             "seed": SEED,
             "model": arguments.model,
+            "k": arguments.k,
             "threads": arguments.threads,
             "build_threads": arguments.build_threads,
             "rounds": arguments.rounds,
@@ -114,7 +117,10 @@ class Comparison:
         )
         worker = opened.enter_context(self._workshop.open(build, OURSELVES, 1))
         self._workers[build.name] = worker
-        rows = [self._measure(worker, setting) for setting in our_settings(build)]
+        rows = [
+            self._measure(worker, setting)
+            for setting in our_settings(build, self._arguments.kernels)
+        ]
         self._add_throughput(rows[0], worker, OURSELVES)
         self._rows += rows
 
@@ -159,7 +165,12 @@ class Comparison:
     def _measure(self, worker: Worker, setting: Setting) -> Row:
         built = self._built[worker.build.name]
         row = measure(
-            worker, setting, self._data.truth, built, budget_seconds=self._arguments.seconds
+            worker,
+            setting,
+            self._data.truth,
+            built,
+            k=self._arguments.k,
+            budget_seconds=self._arguments.seconds,
         )
         row.measured["bytes_per_token"] = built["bytes"] / int(self._data.lengths.sum())
         search_tables.print_row(row)
@@ -197,6 +208,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--documents", type=int, action="append", help=f"default {DOCUMENTS:,}")
     parser.add_argument("--queries", type=int, help=f"default {QUERIES:,}, the most there are")
+    parser.add_argument("--k", type=int, default=DEPTH, help=f"hits of a query; default {DEPTH}")
+    parser.add_argument("--kernels", metavar="NAME", help="instruction set of ours")
     parser.add_argument("--peer", action="append", choices=list(PEERS), help="may be repeated")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     names = [build.name for build in (*OURS, EXACT)]
@@ -213,6 +226,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2,000 documents, under 3 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if not 10 <= arguments.k <= DEPTH:
+        parser.error(f"--k {arguments.k}: expected 10 to {DEPTH}")
+    if arguments.kernels:
+        native.choose_instruction_set(arguments.kernels)
     chosen = arguments.ours or names
     arguments.ours = [build for build in (*OURS, EXACT) if build.name in chosen]
     arguments.documents = arguments.documents or [2_000 if arguments.quick else DOCUMENTS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Options = dict[str, Any]
@@ -67,12 +67,23 @@ _LADDER = (
 )
 
 
-def our_settings(build: Build) -> list[Setting]:
-    """The default, and others from cheap to thorough; the exact index has nothing to set."""
+def our_settings(build: Build, kernels: str | None = None) -> list[Setting]:
+    """The default, and others from cheap to thorough; the exact index has nothing to set.
+
+    Args:
+        build: whose settings.
+        kernels: the instruction set that they run with; None for the processor's best.
+    """
     settings = [Setting(name="default")]
-    if build == EXACT:
+    if build != EXACT:
+        settings += _searches(build)
+    if kernels is None:
         return settings
-    settings += [Setting(name=each, options={"quality": each}) for each in ("fast", "best")]
+    return [replace(each, options={**each.options, "kernels": kernels}) for each in settings]
+
+
+def _searches(build: Build) -> list[Setting]:
+    settings = [Setting(name=each, options={"quality": each}) for each in ("fast", "best")]
     for probes, candidates, scored, rescored, margin, patience in _LADDER:
         options: Options = {
             "probes": probes,

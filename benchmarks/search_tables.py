@@ -29,10 +29,15 @@ def print_row(row: Row) -> None:
     print(
         f"{row.build.name:17} {row.setting.name:34} {it['p50_ms']:8.2f} {it['p95_ms']:8.2f} "
         f"{it['p99_ms']:8.2f} {it['queries_per_second']:7.0f} {it['recall_at_10']:6.3f} "
-        f"{it['recall_at_100']:6.3f} {it['ndcg_at_10']:6.3f} {it['bytes_per_token']:8.1f} "
+        f"{recall_at_100(it):>6} {it['ndcg_at_10']:6.3f} {it['bytes_per_token']:8.1f} "
         f"{it['build_seconds']:8.1f} {it['resident_mb']:6.0f} {it['queries']:7}",
         flush=True,
     )
+
+
+def recall_at_100(figures: dict[str, Any]) -> str:
+    """With three digits; a dash where fewer hits were asked for."""
+    return f"{figures['recall_at_100']:.3f}" if "recall_at_100" in figures else "-"
 
 
 def print_throughput(row: Row, threads: int) -> None:
@@ -46,7 +51,7 @@ def print_beside(peer: str, beside: dict[str, Any]) -> None:
     ours = beside["ours"]
     print(
         f"{'':17} ours ({ours['system']}, {ours['setting']}; recall {ours['recall_at_10']:.3f}, "
-        f"{ours['recall_at_100']:.3f}) is {beside['ratio']:.1f} times as fast as {peer} "
+        f"{recall_at_100(ours)}) is {beside['ratio']:.1f} times as fast as {peer} "
         f"({beside['ratio_min']:.1f} to {beside['ratio_max']:.1f} in {len(beside['ours_ms'])} "
         f"rounds of {beside['queries_per_round']} queries)",
         flush=True,
@@ -70,7 +75,8 @@ def print_headlines(result: dict[str, Any]) -> None:
     """The RESULT lines: our default, and each peer's first setting against ours."""
     default = result["ours"][0]
     for name in ("p50_ms", "recall_at_10", "recall_at_100", "bytes_per_token", "build_seconds"):
-        print(f"RESULT {name} {default[name]:.4g}")
+        if name in default:
+            print(f"RESULT {name} {default[name]:.4g}")
     for peer in result["peers"]:
         if not peer["settings"]:
             continue
@@ -87,11 +93,12 @@ def print_headlines(result: dict[str, Any]) -> None:
 def print_markdown(report: dict[str, Any]) -> None:
     """The tables of benchmarks/README.md, from the JSON of a run."""
     vectors = f" of {report['model']}" if report.get("model") else ""
+    hits = f"; {report['k']} hits" if report.get("k", 100) != 100 else ""
     for result in report["results"]:
         print(
             f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, "
             f"{result['queries']} queries of 32 tokens; kernels `{report['hardware']['kernels']}`; "
-            f"one thread, {report['build_threads']} to build:\n"
+            f"one thread, {report['build_threads']} to build{hits}:\n"
         )
         print(
             "| engine | setting | p50 / p95 ms | recall@10 / @100 | bytes/token | build s | "
@@ -118,6 +125,6 @@ def _markdown_row(row: dict[str, Any], ratio: str) -> str:
     built = "-" if seconds is None else f"{seconds:.0f}"
     return (
         f"| {row['system']} | {row['setting']} | {row['p50_ms']:.2f} / {row['p95_ms']:.2f} | "
-        f"{row['recall_at_10']:.3f} / {row['recall_at_100']:.3f} | {row['bytes_per_token']:.0f} | "
+        f"{row['recall_at_10']:.3f} / {recall_at_100(row)} | {row['bytes_per_token']:.0f} | "
         f"{built} | {ratio} |"
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plaid_engine import Batches
+from plaid_engine import Batches, with_kernels
 from worker import Data, Engine, Options, serve
 
 from retrieval.indexing import ExactIndex, ExactSettings
@@ -23,6 +23,9 @@ class Exact(Engine):
     def open(self, data: Data, folder: Path, threads: int) -> None:
         self._index = ExactIndex.open(folder)
         self._index.settings = replace(self._index.settings, threads=threads)
+
+    def prepare(self, options: Options) -> None:
+        assert not with_kernels(options), "there is nothing else to set"
 
     def search(self, query: Any, k: int) -> Any:
         return [hit.document_id for hit in self._index.search([query], k)[0]]

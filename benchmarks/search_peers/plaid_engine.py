@@ -9,9 +9,18 @@ from typing import Any
 
 from worker import Data, Engine, Options, serve
 
+from retrieval import native
 from retrieval.indexing import Batch, PlaidIndex, PlaidSettings
 
 _BATCH = 1_000
+
+
+def with_kernels(options: Options) -> Options:
+    """What is left of the options when "kernels" has chosen an instruction set."""
+    left = dict(options)
+    if "kernels" in left:
+        native.choose_instruction_set(left.pop("kernels"))
+    return left
 
 
 class Batches:
@@ -39,6 +48,7 @@ class Plaid(Engine):
         self._built_with = self._index.settings
 
     def prepare(self, options: Options) -> None:
+        options = with_kernels(options)
         known = {field.name for field in fields(PlaidSettings)}
         assert known >= set(options), f"{sorted(options)} of {sorted(known)}"
         self._index.settings = replace(self._built_with, **options)

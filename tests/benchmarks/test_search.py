@@ -97,11 +97,7 @@ def test_a_quick_run_agrees_with_itself_and_reports_all_figures(tmp_path: Path) 
     options += ["--seconds", "0.5", "--threads", "1", "--build-threads", "1"]
     options += ["--data", str(tmp_path), "--texts", str(tmp_path / "absent")]
     options += ["--json", str(tmp_path / "search.json")]
-    ran = run(*options)
-    assert ran.returncode == 0, ran.stderr
-    printed = dict(
-        line.split()[1:] for line in ran.stdout.splitlines() if line.startswith("RESULT")
-    )
+    printed = headlines(run(*options))
     assert set(printed) == {
         "p50_ms",
         "recall_at_10",
@@ -120,6 +116,23 @@ def test_a_quick_run_agrees_with_itself_and_reports_all_figures(tmp_path: Path) 
     assert rows["4 bits + tokens", "default"]["recall_at_10"] > 0.99
     assert 0.8 < float(printed["recall_at_10"]) == rows["4 bits", "default"]["recall_at_10"]
     assert rows["2 bits", "default"]["bytes_per_token"] < float(printed["bytes_per_token"])
+
+    # Ten hits by another instruction set, of the same builds: no recall of a hundred.
+    few = headlines(
+        run(*options, "--ours", "4 bits", "--reuse", "--k", "10", "--kernels", "portable")
+    )
+    assert set(printed) - set(few) == {"recall_at_100"}
+    assert few["bytes_per_token"] == printed["bytes_per_token"]
+    assert float(few["recall_at_10"]) == pytest.approx(float(printed["recall_at_10"]), abs=0.05)
+    report = json.loads((tmp_path / "search.json").read_text())
+    assert (report["k"], report["hardware"]["kernels"]) == (10, "portable")
+
+
+def headlines(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """The RESULT lines of a run that went well."""
+    assert ran.returncode == 0, ran.stderr
+    lines = (line.split() for line in ran.stdout.splitlines())
+    return {line[1]: line[2] for line in lines if line[:1] == ["RESULT"]}
 
 
 def test_a_peer_that_is_not_installed_is_refused_with_the_command(tmp_path: Path) -> None:
