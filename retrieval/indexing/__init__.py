@@ -98,7 +98,7 @@ def index_class(kind: str) -> type[Index[Any]]:
 
 
 def open_index(
-    folder: Path, *, model: ModelReference | None = None, writable: bool = False
+    folder: str | Path, *, model: ModelReference | None = None, writable: bool = False
 ) -> Index[Any]:
     """Open the index in a folder, whatever its kind.
 
@@ -111,7 +111,7 @@ def open_index(
         IndexFilesError: no index there, one of a kind that this release lacks, or damaged files.
         ModelMismatchError: the index was filled by another model.
     """
-    kind = read_manifest(folder).kind
+    kind = read_manifest(Path(folder)).kind
     if kind not in _KINDS:
         raise IndexFilesError(
             f"{folder}: an index of kind {kind!r}, this release reads {', '.join(_KINDS)}: upgrade"

@@ -61,7 +61,7 @@ class Index(ABC, Generic[Items]):
     @classmethod
     def build(
         cls,
-        folder: Path,
+        folder: str | Path,
         batches: Iterable[Batch[Items]],
         *,
         settings: Any = None,
@@ -88,6 +88,7 @@ class Index(ABC, Generic[Items]):
             EmbeddingError: an embedding is NaN or infinite.
             ShapeError: embeddings of different widths.
         """
+        folder = Path(folder)
         index = cls(settings, model=model)
         index._storage = Storage(folder, WriterLock(folder))
         try:
@@ -104,7 +105,7 @@ class Index(ABC, Generic[Items]):
 
     @classmethod
     def open(
-        cls, folder: Path, *, model: ModelReference | None = None, writable: bool = False
+        cls, folder: str | Path, *, model: ModelReference | None = None, writable: bool = False
     ) -> Self:
         """Open the current version.
 
@@ -118,6 +119,7 @@ class Index(ABC, Generic[Items]):
                 writing.
             ModelMismatchError: the index was filled by another model.
         """
+        folder = Path(folder)
         version = versions.current_version(folder)
         if writable:
             lock = WriterLock(folder)

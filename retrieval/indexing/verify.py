@@ -20,7 +20,7 @@ class Verified(NamedTuple):
     bytes: int
 
 
-def verify_index(folder: Path) -> Verified:
+def verify_index(folder: str | Path) -> Verified:
     """Compare every byte of the current version with its manifest, and the files with each other.
 
     It needs no memory to speak of and takes as long as reading the files.
@@ -28,6 +28,7 @@ def verify_index(folder: Path) -> Verified:
     Raises:
         IndexFilesError: no index there, or one that was damaged; the message names the file.
     """
+    folder = Path(folder)
     version = current_version(folder)
     manifest = read_manifest(folder, version)
     # Bytes first: what is read below may be trusted then.

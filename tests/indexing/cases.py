@@ -38,7 +38,9 @@ class Case:
     def is_exact(self) -> bool:
         return self.recall == 1
 
-    def build(self, folder: Path, rows: Sequence[int] | None = None, **options: Any) -> Index[Any]:
+    def build(
+        self, folder: str | Path, rows: Sequence[int] | None = None, **options: Any
+    ) -> Index[Any]:
         world = self.world()
         rows = range(len(world.ids)) if rows is None else rows
         cut = len(rows) // 3

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from retrieval.errors import DuplicateIdError, InputError
 from retrieval.indexing import index_class, open_index
 from retrieval.indexing.index import Batch
+from retrieval.indexing.verify import verify_index
 from retrieval.indexing.versions import current_version, index_bytes
 from retrieval.records import Document
 from tests.indexing.cases import CASES, VECTOR_CASES, Case, K, check, each_of
@@ -34,6 +35,15 @@ def test_what_was_saved_gives_the_same_hits(case: Case, tmp_path: Path) -> None:
     index = open_index(tmp_path / "index")
     assert index.kind == case.kind
     assert index.search(case.world().queries, K) == built
+
+
+@each_of(CASES)
+def test_a_folder_may_be_named_by_a_string(case: Case, tmp_path: Path) -> None:
+    folder = str(tmp_path / "index")
+    case.build(folder).close()
+    with open_index(folder, writable=True) as index:
+        assert index.folder == index_class(case.kind).open(folder).folder == Path(folder)
+        assert len(index) == verify_index(folder).documents
 
 
 @each_of(CASES)
