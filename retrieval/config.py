@@ -19,12 +19,13 @@ from retrieval.errors import ConfigError
 T = TypeVar("T")
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a TOML (or JSON) recipe and lay `key.subkey=value` overrides over it.
 
     Raises:
         ConfigError: no such file, bad TOML or JSON, or an override without `=`.
     """
+    path = Path(path)
     try:
         text = path.read_text("utf-8-sig")
         recipe = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)

@@ -73,14 +73,14 @@ def read_documents(path: Path, bad_lines: BadLines) -> Iterator[Document]:
             yield Document(identifier, record["text"], record.get("title") or "")
 
 
-def read_queries(path: Path, bad_lines: BadLines | None = None) -> Iterator[Query]:
+def read_queries(path: str | Path, bad_lines: BadLines | None = None) -> Iterator[Query]:
     """Stream a JSONL file with `_id` (or `id`) and `text` a line.
 
     Raises:
         InputError: a line can't be used.
         DuplicateIdError: an id comes twice.
     """
-    for document in read_documents(path, bad_lines or BadLines()):
+    for document in read_documents(Path(path), bad_lines or BadLines()):
         yield Query(document.id, document.text)
 
 

@@ -16,7 +16,7 @@ Qrels = dict[str, dict[str, int]]
 """Relevance by query id and document id; 0 or less is not relevant."""
 
 
-def read_qrels(path: Path, bad_lines: BadLines | None = None) -> Qrels:
+def read_qrels(path: str | Path, bad_lines: BadLines | None = None) -> Qrels:
     """Read judgements: `query document relevance`, or `query iteration document relevance`.
 
     Columns are separated by tabs or, in a line without any, by spaces. The first line is a
@@ -33,7 +33,7 @@ def read_qrels(path: Path, bad_lines: BadLines | None = None) -> Qrels:
     """
     qrels: Qrels = {}
     count = 0
-    for number, judgement in _judgements(path, bad_lines or BadLines()):
+    for number, judgement in _judgements(Path(path), bad_lines or BadLines()):
         judged = qrels.setdefault(judgement.query_id, {})
         before = judged.setdefault(judgement.document_id, judgement.relevance)
         if before != judgement.relevance:

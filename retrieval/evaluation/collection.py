@@ -109,7 +109,7 @@ class Collection:
 
 
 def read_collection(
-    path: Path,
+    path: str | Path,
     split: str | None = None,
     *,
     bad_lines: BadLines | None = None,
@@ -133,7 +133,7 @@ def read_collection(
             something missing.
         DuplicateIdError: a query's id comes twice, or a document is judged twice, differently.
     """
-    bad_lines = bad_lines or BadLines()
+    path, bad_lines = Path(path), bad_lines or BadLines()
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; {_LAYOUT}")
     queries_path = find_jsonl(path, "queries")

@@ -100,9 +100,9 @@ class Result:
     """What made the result, enough to repeat it; None in files of before, and in results of
     `evaluate`, which is given objects and not what they were made from."""
 
-    def to_json(self, path: Path) -> None:
+    def to_json(self, path: str | Path) -> None:
         """Write everything as JSON, atomically; an older file is replaced."""
-        write_json(path, self.to_mapping())
+        write_json(Path(path), self.to_mapping())
 
     def to_mapping(self) -> dict[str, Any]:
         """The plain dictionary that `to_json` writes."""
@@ -111,14 +111,14 @@ class Result:
         return mapping
 
     @classmethod
-    def from_json(cls, path: Path) -> Result:
+    def from_json(cls, path: str | Path) -> Result:
         """Read what `to_json` wrote.
 
         Raises:
             RetrievalError: the file is missing or is not JSON.
             ConfigError: it does not hold a result; the message names the key.
         """
-        mapping = read_json(path)
+        mapping = read_json(Path(path))
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{path}: expected a result, found {type(mapping).__name__}")
         return from_mapping(cls, mapping, source=str(path))

@@ -14,7 +14,7 @@ Run = dict[str, list[Hit]]
 """Hits by query id, best first."""
 
 
-def write_run(path: Path, run: Mapping[str, Sequence[Hit]], tag: str) -> None:
+def write_run(path: str | Path, run: Mapping[str, Sequence[Hit]], tag: str) -> None:
     """Write `query Q0 document rank score tag` lines, atomically; an older file is replaced.
 
     Ranks start at 1. Scores read back to the same number. A query without hits leaves no line,
@@ -30,7 +30,7 @@ def write_run(path: Path, run: Mapping[str, Sequence[Hit]], tag: str) -> None:
             express, or a score is not a number.
     """
     _check_word("the tag", tag)
-    with atomic_write(path) as stream:
+    with atomic_write(Path(path)) as stream:
         for query_id, hits in run.items():
             _check_word("the query id", query_id)
             for rank, hit in enumerate(hits, start=1):
@@ -42,7 +42,7 @@ def write_run(path: Path, run: Mapping[str, Sequence[Hit]], tag: str) -> None:
                 stream.write(line.encode())
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read a TREC run file, gunzipped if its name ends in .gz.
 
     Hits are put in the order of their scores, equal scores in the order of their lines; the
@@ -53,7 +53,7 @@ def read_run(path: Path) -> Run:
         DuplicateIdError: a query has the same document twice.
     """
     scores: dict[str, dict[str, float]] = {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(Path(path)):
         columns = line.split()
         if len(columns) != 6:
             raise InputError(

@@ -92,8 +92,8 @@ class StageCache:
         folder: created when the first stage is made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
     def get(
         self,

@@ -190,7 +190,7 @@ class Suite:
         return fmean(map(fmean, groups.values()))
 
 
-def read_suite(path: Path) -> Suite:
+def read_suite(path: str | Path) -> Suite:
     """Read a suite.
 
     Beside `name`, `about` and the tables `[[data]]` it may have a table `[defaults]`, with what
@@ -201,6 +201,7 @@ def read_suite(path: Path) -> Suite:
         ConfigError: no such file, bad TOML, an unknown key (the nearest known one is named), or a
             value that can't be used. The message starts with the file and the data set.
     """
+    path = Path(path)
     mapping = read_recipe(path)
     defaults, tables = mapping.pop("defaults", {}), mapping.pop("data", [])
     base, only = mapping.pop("base", None), mapping.pop("only", [])

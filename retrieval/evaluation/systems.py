@@ -236,7 +236,7 @@ def published(system: System) -> System:
     return map_systems(map_models(system, ModelSettings.published), renamed)
 
 
-def read_systems(path: Path) -> list[System]:
+def read_systems(path: str | Path) -> list[System]:
     """Read a TOML file of tables `[[system]]`.
 
     Each has a `name`, a `kind` and the settings of that kind's class. `of` and `first` name systems

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from retrieval.corpus import read_queries
 from retrieval.errors import DuplicateIdError, InputError
-from retrieval.evaluation import read_collection
+from retrieval.evaluation import (
+    read_collection,
+    read_qrels,
+    read_run,
+    read_suite,
+    read_systems,
+    write_run,
+)
 from retrieval.files import BadLines
-from retrieval.records import Document, Query
+from retrieval.records import Document, Hit, Query
 
 WriteBeir = Callable[..., Path]
 
@@ -27,6 +35,22 @@ def test_a_beir_folder_is_read_with_the_judged_queries_only(write_beir: WriteBei
     documents = list(collection.documents())
     assert documents[0] == Document("d1", "the quick brown fox", "Fox")
     assert [document.id for document in documents] == ["d1", "d2", "d3", "q1"]
+
+
+def test_paths_may_be_strings(write_beir: WriteBeir, tmp_path: Path) -> None:
+    folder = write_beir()
+    collection = read_collection(str(folder))
+    assert collection.path == folder
+    assert read_qrels(str(folder / "qrels" / "test.tsv")) == collection.qrels
+    assert len(list(read_queries(str(folder / "queries.jsonl")))) >= len(collection.queries)
+    run = {"q1": [Hit("d1", 1.0)]}
+    write_run(str(tmp_path / "run.trec"), run, "bm25")
+    assert read_run(str(tmp_path / "run.trec")) == run
+    systems = tmp_path / "systems.toml"
+    systems.write_text('[[system]]\nname = "words"\nkind = "bm25"\n')
+    assert [each.name for each in read_systems(str(systems))] == ["words"]
+    suite = Path(__file__).parents[2] / "eval/suites/beir.toml"
+    assert read_suite(str(suite)) == read_suite(suite)
 
 
 def test_gzipped_files_read_the_same(write_beir: WriteBeir) -> None:
