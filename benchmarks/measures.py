@@ -1,14 +1,20 @@
-"""What a speed comparison measures beside seconds: memory, the processor's own limit, padding."""
+"""What speed comparisons share: turns, reports, memory, the processor's own limit, padding."""
 
 from __future__ import annotations
 
+import json
+import platform
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from provenance import commit
 from workloads import Shape
 
 
@@ -93,3 +99,33 @@ def padding(texts: list[str], lengths: NDArray[np.int64], batch_size: int) -> fl
         for start in range(0, len(order), batch_size)
     )
     return padded / int(lengths.sum())
+
+
+def in_turns(run: Callable[[str], float], names: Iterable[str], repeats: int) -> dict[str, Any]:
+    """Seconds of each repetition of each of `names`; nobody is always the first.
+
+    Args:
+        run: runs the one of that name and returns its seconds.
+        names: what is compared.
+        repeats: of each.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(repeats):
+        for name in sorted(seconds, reverse=bool(number % 2)):
+            seconds[name].append(run(name))
+    return seconds
+
+
+def print_seconds(label: str, seconds: dict[str, list[float]]) -> None:
+    """A line for each system: median and spread in milliseconds."""
+    for name, each in seconds.items():
+        low, middle, high = (1e3 * pick(each) for pick in (min, median, max))
+        print(f"{label:24} {name:6} {middle:8.1f} ms ({low:.1f}-{high:.1f})", flush=True)
+
+
+def write_report(path: Path | None, benchmark: str, **figures: Any) -> None:
+    """Write the figures as JSON, with commit, processor and torch."""
+    if path:
+        hardware = {"machine": platform.machine(), **torch.cpu.get_capabilities()}
+        known = {"commit": commit(), "hardware": hardware, "torch": torch.__version__}
+        path.write_text(json.dumps({"benchmark": benchmark, **known, **figures}, indent=2) + "\n")

@@ -12,8 +12,6 @@ are compared first; under --autocast ours stay float32, and the peer's are round
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measures import PeakMemory
-from provenance import commit
+from measures import PeakMemory, in_turns, print_seconds, write_report
 from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -76,10 +73,9 @@ def compare(count: int, *, repeats: int, autocast: bool) -> dict[str, Any]:
     tolerance = 0.1 if autocast else 1e-5
     for own, other in zip(answers["ours"], answers["st"]):
         torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
-    seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-    for number in range(repeats):
-        for name in sorted(SYSTEMS, reverse=bool(number % 2)):
-            seconds[name].append(batch.step(SYSTEMS[name], autocast=autocast)[1])
+    seconds = in_turns(
+        lambda name: batch.step(SYSTEMS[name], autocast=autocast)[1], SYSTEMS, repeats
+    )
     return {"queries": count, "seconds": seconds, "peak_mb": peaks}
 
 
@@ -89,34 +85,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--queries", type=int, action="append", help="default 16, 64, 128")
     parser.add_argument("--autocast", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 3 if arguments.quick else 11
     results = []
-    print("queries   system   ms (spread)             peak MB")
-    for count in (16, 64, 128):
+    for count in arguments.queries or (16, 64, 128):
         result = compare(count, repeats=repeats, autocast=arguments.autocast)
         results.append(result)
-        for name, seconds in result["seconds"].items():
-            ms = [1e3 * each for each in seconds]
-            print(
-                f"{count:7}   {name:6} {median(ms):8.1f} ({min(ms):.1f}-{max(ms):.1f})"
-                f"   {result['peak_mb'][name]:10.0f}",
-                flush=True,
-            )
-    if arguments.json:
-        report = {
-            "benchmark": "train_maxsim",
-            "commit": commit(),
-            "hardware": {"machine": platform.machine(), **torch.cpu.get_capabilities()},
-            "torch": torch.__version__,
-            "autocast": arguments.autocast,
-            "seed": SEED,
-            "results": results,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        print_seconds(f"{count} queries", result["seconds"])
+        peaks = (f"{name} {peak:.0f} MB" for name, peak in result["peak_mb"].items())
+        print(f"{'':24} added at the peak: {', '.join(peaks)}", flush=True)
+    write_report(
+        arguments.json, "train_maxsim", autocast=arguments.autocast, seed=SEED, results=results
+    )
     for result in results:
         ratio = median(result["seconds"]["st"]) / median(result["seconds"]["ours"])
         print(f"RESULT maxsim_{result['queries']}_queries_vs_st {ratio:.3f}")

@@ -7,6 +7,7 @@ computed in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ from torch.autograd.function import once_differentiable
 
 from retrieval.backbone import kernels
 from retrieval.backbone.packing import PackedBatch
-from retrieval.backbone.rotary import RotaryTables
+
+Tables = Callable[[str, int, torch.device], tuple[Tensor, Tensor]]
+"""Cosines and sines of a type of layer, for so many positions at least, as `RotaryTables` has."""
 
 
 class KernelAttention:
     """Attention of one batch by the compiled kernels; differentiable once."""
 
-    def __init__(self, batch: PackedBatch, heads: int, rotary: RotaryTables) -> None:
+    def __init__(self, batch: PackedBatch, heads: int, rotary: Tables) -> None:
         self._batch = batch
         self._heads = heads
         self._rotary = rotary
