@@ -14,10 +14,9 @@ and 180, PyLate's defaults. Some 12 minutes on one core; --quick takes 10 pairs 
 alone where the processor has it.
 
 A ratio is printed only where the losses of 20 steps agree (train_ratio.py): in float32 within 1e-5
-from the same weights and 1e-3 after that. In bfloat16 every library rounds at other places, and its
-losses are some per mille from those of float32: ours may be from a peer's at most twice as far as
-the peer's are from float32's, in the mean of the steps. Where float32 is not asked for, our trainer
-runs it untimed.
+from the same weights and 1e-3 after that. In bfloat16 every library rounds at other places: ours
+and the peer's are to be within 1/256, bfloat16's resolution, of float32's, in the mean of the
+steps. Where float32 is not asked for, our trainer runs it untimed.
 
 --quality instead trains small models for some hundred steps from three seeds and compares nDCG@10
 on held-out pairs, all models judged by the same search.

@@ -24,10 +24,10 @@ def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:
 def agree(result: dict[str, Any], system: str) -> bool:
     """Whether our losses are those of a peer, but for rounding.
 
-    bfloat16 rounds other intermediate results in every library, so the measure is the peer's own
-    distance from the losses of float32, in the mean of the steps: of two roundings of one
-    computation, neither of them worse than the peer's, the losses are at most twice that apart.
-    Without float32 losses beside them nothing but the resolution of bfloat16 is granted.
+    bfloat16 rounds other intermediate results in every library, and training makes chance of that:
+    the gradients of one batch are 4 to 7 % from those of float32, in any of them. So each is to be
+    as near to the losses of float32 as bfloat16 can tell, in the mean of the steps. Without float32
+    losses beside them ours have to be that near to the peer's at every step.
     """
     ours, theirs = (_row(result, name)["losses"] for name in ("ours", system))
     differences = _differences(ours, theirs)
@@ -37,7 +37,7 @@ def agree(result: dict[str, Any], system: str) -> bool:
     exact = result.get("float32_losses")
     if exact is None:
         return max(differences) <= _BFLOAT16_RESOLUTION
-    return fmean(differences) <= 2 * fmean(_differences(theirs, exact))
+    return all(fmean(_differences(each, exact)) <= _BFLOAT16_RESOLUTION for each in (ours, theirs))
 
 
 def _differences(losses: Sequence[float], others: Sequence[float]) -> list[float]:
