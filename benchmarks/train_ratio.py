@@ -10,7 +10,7 @@ from typing import Any
 _FROM_SAME_WEIGHTS = 2
 # float32 sums in another order, for one loss and after 20 steps. Trained from random weights, a
 # ColBERT's best matches are nearly as good as others: where rounding takes another, Adam makes
-# much of it. Padding alone moved our own losses by 3e-5.
+# much of it; padding alone moves our own losses.
 _FLOAT32_TOLERANCE, _FLOAT32_DRIFT = 1e-5, 1e-3
 # What a number of 8 significant bits can say.
 _BFLOAT16_RESOLUTION = 2**-8
@@ -24,10 +24,10 @@ def loss_difference(losses: Sequence[float], others: Sequence[float]) -> float:
 def agree(result: dict[str, Any], system: str) -> bool:
     """Whether our losses are those of a peer, but for rounding.
 
-    bfloat16 rounds other intermediate results in every library, and training makes chance of that:
-    the gradients of one batch are 4 to 7 % from those of float32, in any of them. So each is to be
-    as near to the losses of float32 as bfloat16 can tell, in the mean of the steps. Without float32
-    losses beside them ours have to be that near to the peer's at every step.
+    bfloat16 rounds other intermediate results in every library, and after a few steps their
+    differences are chance. So each is to be as near to the losses of float32 as bfloat16 can tell,
+    in the mean of the steps. Without float32 losses beside them ours have to be that near to the
+    peer's at every step.
     """
     ours, theirs = (_row(result, name)["losses"] for name in ("ours", system))
     differences = _differences(ours, theirs)

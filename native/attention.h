@@ -181,7 +181,7 @@ void attend(const void* qkv, void* out, float* normalisers, const AttentionShape
     const int width = shape->head_width, heads = shape->heads, hidden = heads * width;
     const int longest = longest_sequence(*shape, offsets);
     const int window = shape->window < 0 ? longest : std::min(shape->window, longest);
-    const float scale = shape->scale * 1.44269504f;  // log2(e)
+    const float scale = shape->scale * LOG2_E;
     Scratch<Products> scratch(width, longest);
     [[maybe_unused]] const Products products;
     for (int i = 0; i < shape->sequences; ++i) {

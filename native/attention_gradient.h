@@ -12,22 +12,18 @@
 
 namespace {
 
-// What a head's gradient needs in several layouts: numbers as the products take them.
-template <class Products> struct Operand {
+// Rows of a head, as numbers that the products take: the left side of a product over the width.
+template <class Products> struct Rows {
     static constexpr bool PAIRS = Products::PAIRS;
     using Number = std::conditional_t<PAIRS, Bfloat16, float>;
 
     int width, words, value_width;
-    Lines<Number> rows;       // (tokens, width): the left side of a product over the width
-    Lines<uint32_t> columns;  // blocks of KEY_COLUMNS tokens: its right side (pack_keys)
-    Lines<uint32_t> values;   // (tokens or pairs of them, value_width): the right side of a product
-                              // over the tokens (pack_values)
+    Lines<Number> rows;  // (tokens, width)
 
     // Zeros follow the last token, for products of whole blocks of rows and of tokens.
-    Operand(int width, int longest)
+    Rows(int width, int longest)
         : width(width), words(PAIRS ? width / 2 : width), value_width(round_up(width, LANES)),
-          rows((size_t)capacity(longest) * width), columns((size_t)capacity(longest) * words),
-          values((size_t)capacity(longest) / (PAIRS ? 2 : 1) * value_width) {}
+          rows((size_t)capacity(longest) * width) {}
 
     static int capacity(int tokens) {
         return round_up(tokens, Products::KEY_STEP) + round_up(Products::ROWS, Products::KEY_STEP);
@@ -39,15 +35,31 @@ template <class Products> struct Operand {
 
     // Fill `rows` by `write(token, to)`.
     template <class Write> void fill_rows(int count, Write write) {
-        for (int token = 0; token < count; ++token) write(token, rows.data() + token * width);
+        for (int token = 0; token < count; ++token)
+            write(token, rows.data() + (size_t)token * width);
         std::memset((void*)(rows.data() + (size_t)count * width), 0,
                     sizeof(Number) * (capacity(count) - count) * width);
     }
+};
+
+// Rows that also are a right side.
+template <class Products> struct Operand : Rows<Products> {
+    using typename Rows<Products>::Number;
+    using Rows<Products>::PAIRS, Rows<Products>::capacity, Rows<Products>::width,
+        Rows<Products>::words, Rows<Products>::value_width, Rows<Products>::rows;
+
+    Lines<uint32_t> columns;  // blocks of KEY_COLUMNS tokens, for sums over the width (pack_keys)
+    Lines<uint32_t> values;   // (tokens or pairs of them, value_width), for sums over the tokens
+                              // (pack_values)
+
+    Operand(int width, int longest)
+        : Rows<Products>(width, longest), columns((size_t)capacity(longest) * words),
+          values((size_t)capacity(longest) / (PAIRS ? 2 : 1) * value_width) {}
 
     void fill_columns(int count) {
         constexpr int COLUMNS = Products::KEY_COLUMNS;
         for (int first = 0; first < round_up(count, Products::KEY_STEP); first += COLUMNS)
-            transpose<COLUMNS>(row(first), words, words, columns.data() + (size_t)first * words);
+            transpose<COLUMNS>(this->row(first), words, columns.data() + (size_t)first * words);
     }
 
     void fill_values(int count) {
@@ -67,7 +79,7 @@ template <class Products> struct Operand {
 
 template <class Products> struct GradientScratch {
     static constexpr bool PAIRS = Products::PAIRS;
-    using Number = typename Operand<Products>::Number;
+    using Number = typename Rows<Products>::Number;
 
     // Keys whose dS are held until they are multiplied with those keys: whole blocks of rows, and
     // as much of a summed axis as products take at a time.
@@ -76,7 +88,8 @@ template <class Products> struct GradientScratch {
     static constexpr int STRIDE = Products::SCORE_STRIDE;
     static_assert(GROUP % Products::ROWS == 0 && Products::ROWS % Products::VALUE_STEP == 0);
 
-    Operand<Products> queries, keys, values, outputs;  // `outputs` are the gradients of outputs
+    Operand<Products> queries, outputs;                // `outputs` are the gradients of outputs
+    Rows<Products> keys, values;
     Lines<float> scores, products;                     // S and dP of some keys, then P
     Lines<uint32_t> slopes;                            // dS of a group: a row for each key,
     Lines<uint32_t> slope_pairs;                       // and as pairs of keys
@@ -86,8 +99,8 @@ template <class Products> struct GradientScratch {
     Lines<float> normalisers, sums;                    // n and D of every query
 
     GradientScratch(int width, int longest)
-        : queries(width, longest), keys(width, longest), values(width, longest),
-          outputs(width, longest), scores(Products::ROWS * STRIDE),
+        : queries(width, longest), outputs(width, longest), keys(width, longest),
+          values(width, longest), scores(Products::ROWS * STRIDE),
           products(Products::ROWS * STRIDE), slopes(GROUP * STRIDE),
           slope_pairs(PAIRS ? GROUP_WORDS * STRIDE : 0),
           group_columns(round_up(width, Products::ROWS) * GROUP_WORDS),
@@ -99,7 +112,7 @@ template <class Products> struct GradientScratch {
 };
 
 // P, in the place of a key's row of scores, and dS for queries [0, end), of which [low, high) see
-// the key; scale is for powers of two.
+// the key.
 template <class Number>
 inline void probabilities_and_slopes(float* scores, const float* products, int low, int high,
                                      int end, float scale, const float* normalisers,
@@ -108,8 +121,8 @@ inline void probabilities_and_slopes(float* scores, const float* products, int l
     for (int j = 0; j < end; j += LANES) {
         Floats p{}, slope{};
         if (j + LANES > low && j < high) {
-            p = power_of_two<Number>(load(scores + j) * scale - load(normalisers + j));
-            slope = p * (load(products + j) - load(sums + j));
+            p = power_of_two<Number>(load(scores + j) * (scale * LOG2_E) - load(normalisers + j));
+            slope = p * (load(products + j) - load(sums + j)) * scale;
             if (j < low || j + LANES > high) {
                 const Ints lane = lane_numbers() + j;
                 const Ints is_seen = (lane >= low) & (lane < high);
@@ -183,25 +196,6 @@ void add_to_queries(int count, int begin, int end, int capacity,
         Products::template add_values<Products::ROWS>(
             scratch.group_columns.data() + c * WORDS, WORDS, slopes, STRIDE, words, end - begin,
             scratch.of_queries.data() + (size_t)c * capacity + begin, capacity);
-}
-
-// Turn a gradient back by its position, times `scale`.
-template <class T>
-inline void rotate_back(const float* row, const float* cosines, const float* sines, int width,
-                        float scale, T* to) {
-    const int half = width / 2;
-    int c = 0;
-    for (; c + LANES <= half; c += LANES) {
-        const Floats a = load(row + c) * scale, b = load(row + half + c) * scale;
-        const Floats cosine = load(cosines + c), sine = load(sines + c);
-        store(to + c, a * cosine + b * sine);
-        store(to + half + c, b * cosine - a * sine);
-    }
-    for (; c < half; ++c) {
-        const float a = row[c] * scale, b = row[half + c] * scale;
-        store(to + c, a * cosines[c] + b * sines[c]);
-        store(to + half + c, b * cosines[c] - a * sines[c]);
-    }
 }
 
 template <class In, class Out> inline void convert(const In* from, int width, Out* to) {
@@ -297,14 +291,14 @@ void attend_head_back(const Head<T>& head, const HeadOutput<T>& output, int leng
             const int end = round_up(std::min(last, begin + Products::KEY_BLOCK), STEP);
             for (int row = 0; row < count; row += ROWS)
                 slopes_of_rows<Products, ROWS>(row, group + row, std::min(ROWS, count - row), begin,
-                                               end, length, window, scale * 1.44269504f, scratch);
+                                               end, length, window, scale, scratch);
             add_to_queries(count, begin, end, capacity, scratch);
             begin = end;
         }
         for (int i = 0; i < count; ++i) {
             const size_t at = (group + i) * head.stride, angle = (size_t)(group + i) * half;
-            rotate_back(scratch.of_keys.data() + i * value_width, head.cosines + angle,
-                        head.sines + angle, width, scale, of_keys + at);
+            rotate(scratch.of_keys.data() + i * value_width, head.cosines + angle,
+                   head.sines + angle, width, of_keys + at, -1.0f);
             convert(scratch.of_values.data() + i * value_width, width, of_values + at);
         }
     }
@@ -317,8 +311,8 @@ void attend_head_back(const Head<T>& head, const HeadOutput<T>& output, int leng
         for (int c = 0; c < width; ++c)
             row[c] = scratch.of_queries.data()[(size_t)c * capacity + token];
         const size_t angle = (size_t)token * half;
-        rotate_back(row, head.cosines + angle, head.sines + angle, width, scale,
-                    of_queries + token * head.stride);
+        rotate(row, head.cosines + angle, head.sines + angle, width,
+               of_queries + token * head.stride, -1.0f);
     }
 }
 

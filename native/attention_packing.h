@@ -27,21 +27,23 @@ template <class T> class Lines {
     const T* data() const { return lines_[0].values; }
 };
 
-// Turn a query or key by its position; `to` may be `row`. Source: Su et al. 2021, arXiv:2104.09864.
-template <class T>
-inline void rotate(const T* row, const float* cosines, const float* sines, int width, T* to) {
+// Turn a query or key by its position, or back where `direction` is -1; `to` may be `row`.
+// Source: Su et al. 2021, arXiv:2104.09864.
+template <class In, class Out>
+inline void rotate(const In* row, const float* cosines, const float* sines, int width, Out* to,
+                   float direction = 1.0f) {
     const int half = width / 2;
     int c = 0;
     for (; c + LANES <= half; c += LANES) {
         const Floats a = load(row + c), b = load(row + half + c);
-        const Floats cosine = load(cosines + c), sine = load(sines + c);
+        const Floats cosine = load(cosines + c), sine = load(sines + c) * direction;
         store(to + c, a * cosine - b * sine);
         store(to + half + c, b * cosine + a * sine);
     }
     for (; c < half; ++c) {
-        const float a = widen(row[c]), b = widen(row[half + c]);
-        store(to + c, a * cosines[c] - b * sines[c]);
-        store(to + half + c, b * cosines[c] + a * sines[c]);
+        const float a = widen(row[c]), b = widen(row[half + c]), sine = sines[c] * direction;
+        store(to + c, a * cosines[c] - b * sine);
+        store(to + half + c, b * cosines[c] + a * sine);
     }
 }
 
@@ -96,9 +98,8 @@ inline void rotate_to_words(const T* row, const Head<T>& head, int position, uin
     }
 }
 
-// (COLUMNS, words), whose rows are `stride` words apart, to (words, COLUMNS).
-template <int COLUMNS>
-inline void transpose(const uint32_t* rows, size_t stride, int words, uint32_t* to) {
+// (COLUMNS, words) to (words, COLUMNS).
+template <int COLUMNS> inline void transpose(const uint32_t* rows, int words, uint32_t* to) {
     int s = 0;
 #if LANES == 16
     if constexpr (COLUMNS == 16) {
@@ -107,7 +108,7 @@ inline void transpose(const uint32_t* rows, size_t stride, int words, uint32_t* 
         const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
         for (; s + 16 <= words; s += 16) {
             __m512i now[16], next[16];
-            for (int i = 0; i < 16; ++i) now[i] = _mm512_loadu_si512(rows + i * stride + s);
+            for (int i = 0; i < 16; ++i) now[i] = _mm512_loadu_si512(rows + i * words + s);
             for (int round = 0; round < 4; ++round) {
                 for (int i = 0; i < 8; ++i) {
                     next[2 * i] = _mm512_permutex2var_epi32(now[i], lower, now[i + 8]);
@@ -120,7 +121,7 @@ inline void transpose(const uint32_t* rows, size_t stride, int words, uint32_t* 
     }
 #endif
     for (; s < words; ++s)
-        for (int j = 0; j < COLUMNS; ++j) to[s * COLUMNS + j] = rows[j * stride + s];
+        for (int j = 0; j < COLUMNS; ++j) to[s * COLUMNS + j] = rows[j * words + s];
 }
 
 // Blocks of KEY_COLUMNS keys, each with the summed axis outside.
@@ -138,7 +139,7 @@ void pack_keys(const Head<T>& head, int count, Scratch<Products>& scratch) {
             else
                 std::fill_n(rows + j * words, words, 0);
         }
-        transpose<COLUMNS>(rows, words, words, scratch.keys.data() + (size_t)first * words);
+        transpose<COLUMNS>(rows, words, scratch.keys.data() + (size_t)first * words);
     }
 }
 

@@ -1,6 +1,6 @@
 // Attention in bfloat16 on AMX tiles. Compiled for processors that have them and, with
-// EMULATE_TILES, for any; ATTENTION and ATTENTION_GRADIENT name the functions. Written where no processor had them: it is
-// tested through the emulation, and its speed is not known.
+// EMULATE_TILES, for any; ATTENTION and ATTENTION_GRADIENT name the functions. Written where no
+// processor had them: it is tested through the emulation, and its speed is not known.
 
 #include "attention_gradient.h"
 #include "tiles.h"

@@ -26,12 +26,8 @@ inline void match_rows(const float* rows, const int32_t* numbers, int width, con
                        float* best, int32_t* tokens) {
     constexpr int ROWS = ROWS_AT_ONCE, VECTORS = MATCHED_COLUMNS / LANES;
     Floats sums[ROWS][VECTORS] = {};
-    for (int d = 0; d < width; ++d, panel += MATCHED_COLUMNS) {
-        Floats right[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);
-        for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < VECTORS; ++v) sums[r][v] += rows[r * width + d] * right[v];
-    }
+    multiply_group(rows, width, panel, MATCHED_COLUMNS, (const char*)rows + BYTES_AHEAD,
+                   ROWS * sizeof(float), sums);
     for (int v = 0; v < VECTORS; ++v) {
         Floats most = load(best + v * LANES);
         Ints token;

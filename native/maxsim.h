@@ -34,10 +34,10 @@ template <class F> inline void each_group(int columns, F f) {
 // many lines at once would wait for each other.
 constexpr size_t BYTES_AHEAD = 8192;
 
+// Adds the products of rows with some columns of a panel to `sums`, and fetches what lies ahead.
 template <int ROWS, int VECTORS>
-inline void raise_group(const float* rows, int width, const float* panel, int columns, float* best,
-                        const char* ahead, size_t ahead_step) {
-    Floats sums[ROWS][VECTORS] = {};
+inline void multiply_group(const float* rows, int width, const float* panel, int columns,
+                           const char* ahead, size_t ahead_step, Floats (&sums)[ROWS][VECTORS]) {
     for (int d = 0; d < width; ++d, panel += columns, ahead += ahead_step) {
         __builtin_prefetch(ahead);
         Floats right[VECTORS];
@@ -45,6 +45,13 @@ inline void raise_group(const float* rows, int width, const float* panel, int co
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < VECTORS; ++v) sums[r][v] += rows[r * width + d] * right[v];
     }
+}
+
+template <int ROWS, int VECTORS>
+inline void raise_group(const float* rows, int width, const float* panel, int columns, float* best,
+                        const char* ahead, size_t ahead_step) {
+    Floats sums[ROWS][VECTORS] = {};
+    multiply_group(rows, width, panel, columns, ahead, ahead_step, sums);
     for (int v = 0; v < VECTORS; ++v) {
         Floats most = load(best + v * LANES);
         for (int r = 0; r < ROWS; ++r) most = larger(most, sums[r][v]);

@@ -113,15 +113,14 @@ class _Layer:
         norm = self.attention_norm
         qkv = self.qkv(take.rows(x) if norm is None else take.norm(x, norm))
         cosines, sines = rotary(self.kind, batch.longest, x.device)
-        attended = kernels.attention(
-            qkv,
+        attended = kernels.Attention(
             heads=self.heads,
             offsets=batch.offsets,
             key_lengths=batch.key_lengths,
             window=self.window,
             cosines=cosines,
             sines=sines,
-        )
+        ).attend(qkv)
         x = self.attention_out.plus(take.rows(attended), x)
         return self.mlp_out.plus(take.geglu(self.mlp_in(take.norm(x, self.mlp_norm))), x)
 

@@ -41,9 +41,14 @@ class KernelAttention:
             (T, H); zeros for a token that may attend to none.
         """
         batch = self._batch
-        tables = self._rotary(kind, batch.longest, qkv.device)
-        kernel = kernels.AttentionKernel(
-            self._heads, batch.offsets, batch.key_lengths, window, *tables
+        cosines, sines = self._rotary(kind, batch.longest, qkv.device)
+        kernel = kernels.Attention(
+            heads=self._heads,
+            offsets=batch.offsets,
+            key_lengths=batch.key_lengths,
+            window=window,
+            cosines=cosines,
+            sines=sines,
         )
         out: Tensor = _Attention.apply(qkv, kernel)  # type: ignore[no-untyped-call]
         return out
@@ -57,7 +62,7 @@ def geglu(x: Tensor) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, kernel: kernels.AttentionKernel) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, kernel: kernels.Attention) -> Tensor:
         qkv = qkv.contiguous()
         normalisers = torch.empty(len(qkv), kernel.heads)
         out = kernel.attend(qkv, normalisers)

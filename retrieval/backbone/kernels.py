@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -50,56 +51,30 @@ def are_available(dtype: torch.dtype, head_width: int) -> bool:
     )
 
 
-def attention(
-    qkv: Tensor,
-    *,
-    heads: int,
-    offsets: NDArray[np.int32],
-    key_lengths: NDArray[np.int32] | None,
-    window: int | None,
-    cosines: Tensor,
-    sines: Tensor,
-) -> Tensor:
-    """Rotate queries and keys and attend within each sequence.
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Rotary positions and attention within each sequence of a batch, and their gradient."""
 
-    Args:
-        qkv: (T, 3 * H), contiguous: queries, keys, values, each heads x head width.
-        heads: number of heads.
-        offsets: (N + 1,), where each sequence starts, and T.
-        key_lengths: (N,), how many of a sequence's first tokens may be attended to; None for all.
-        window: keys with |i - j| <= window are seen; None for all.
-        cosines: (at least the longest sequence, head width / 2) float32.
-        sines: like cosines.
-
-    Returns:
-        (T, H); zeros for a token that may attend to none.
-    """
-    return AttentionKernel(heads, offsets, key_lengths, window, cosines, sines).attend(qkv)
-
-
-class AttentionKernel:
-    """Attention of one batch in layers of one kind, and its gradient; arguments as `attention`."""
-
-    def __init__(
-        self,
-        heads: int,
-        offsets: NDArray[np.int32],
-        key_lengths: NDArray[np.int32] | None,
-        window: int | None,
-        cosines: Tensor,
-        sines: Tensor,
-    ) -> None:
-        self.heads = heads
-        self._offsets, self._key_lengths = offsets, key_lengths
-        self._window = -1 if window is None else window
-        self._tables = cosines, sines
+    heads: int
+    offsets: NDArray[np.int32]
+    """(N + 1,), where each sequence starts, and T."""
+    key_lengths: NDArray[np.int32] | None
+    """(N,), how many of a sequence's first tokens may be attended to; None for all."""
+    window: int | None
+    """Keys with |i - j| <= window are seen; None for all."""
+    cosines: Tensor
+    """(at least the longest sequence, head width / 2) float32."""
+    sines: Tensor
 
     def attend(self, qkv: Tensor, normalisers: Tensor | None = None) -> Tensor:
-        """(T, H) from (T, 3 * H), contiguous.
+        """Attend.
 
         Args:
-            qkv: queries, keys and values.
+            qkv: (T, 3 * H), contiguous: queries, keys, values, each heads x head width.
             normalisers: (T, heads) float32, filled with what `gradient` takes.
+
+        Returns:
+            (T, H); zeros for a token that may attend to none.
         """
         out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
 
@@ -137,11 +112,11 @@ class AttentionKernel:
 
     def _in_parts(self, work: Callable[[_Part], None], tokens: int, threads: int) -> None:
         """On `threads` threads, each with a head of some of the sequences at a time."""
-        parts = [_Part(0, len(self._offsets) - 1, 0, self.heads)]
+        parts = [_Part(0, len(self.offsets) - 1, 0, self.heads)]
         if threads > 1:
-            runs = min(-(-2 * threads // self.heads), len(self._offsets) - 1)
-            cuts = np.searchsorted(self._offsets, np.linspace(0, tokens, runs + 1)).tolist()
-            cuts[-1] = len(self._offsets) - 1
+            runs = min(-(-2 * threads // self.heads), len(self.offsets) - 1)
+            cuts = np.searchsorted(self.offsets, np.linspace(0, tokens, runs + 1)).tolist()
+            cuts[-1] = len(self.offsets) - 1
             parts = [
                 _Part(first, last, head, head + 1)
                 for first, last in pairwise(cuts)
@@ -158,16 +133,17 @@ class AttentionKernel:
             width,
             part.first_head,
             part.last_head,
-            self._window,
+            -1 if self.window is None else self.window,
             width**-0.5,
         )
         # Offsets count from the first token of all, wherever a part begins.
-        offsets, keys = self._offsets[part.first :], self._key_lengths
+        offsets, keys = self.offsets[part.first :], self.key_lengths
         return (
             ctypes.byref(shape),
             ctypes.c_void_p(offsets.ctypes.data),
             None if keys is None else ctypes.c_void_p(keys[part.first :].ctypes.data),
-            *map(pointer, self._tables),
+            pointer(self.cosines),
+            pointer(self.sines),
         )
 
 

@@ -51,15 +51,14 @@ def attend(
 ) -> Tensor:
     native.choose_instruction_set(instruction_set)
     cosines, sines = tables(max(lengths), qkv.shape[1] // 3 // heads)
-    return kernels.attention(
-        qkv,
+    return kernels.Attention(
         heads=heads,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
         key_lengths=None if key_lengths is None else np.asarray(key_lengths, np.int32),
         window=window,
         cosines=cosines,
         sines=sines,
-    )
+    ).attend(qkv)
 
 
 def tables(positions: int, width: int) -> tuple[Tensor, Tensor]:

@@ -51,10 +51,17 @@ class Case(NamedTuple):
         return self._random(1, 1).to(self.dtype)
 
     @property
-    def kernel(self) -> kernels.AttentionKernel:
+    def kernel(self) -> kernels.Attention:
         keys = None if self.key_lengths is None else np.asarray(self.key_lengths, np.int32)
-        offsets = offsets_of(self.lengths)
-        return kernels.AttentionKernel(self.heads, offsets, keys, self.window, *self.tables)
+        cosines, sines = self.tables
+        return kernels.Attention(
+            heads=self.heads,
+            offsets=offsets_of(self.lengths),
+            key_lengths=keys,
+            window=self.window,
+            cosines=cosines,
+            sines=sines,
+        )
 
     @property
     def tables(self) -> tuple[Tensor, Tensor]:
@@ -232,13 +239,13 @@ def test_training_on_a_processor_takes_the_kernels_unless_told_otherwise(
     make_model: Any, token_ids: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attended = []
-    attend = kernels.AttentionKernel.attend
+    attend = kernels.Attention.attend
 
-    def counted(kernel: kernels.AttentionKernel, *arguments: Tensor) -> Tensor:
+    def counted(kernel: kernels.Attention, *arguments: Tensor) -> Tensor:
         attended.append(arguments[0].dtype)
         return attend(kernel, *arguments)
 
-    monkeypatch.setattr(kernels.AttentionKernel, "attend", counted)
+    monkeypatch.setattr(kernels.Attention, "attend", counted)
     model, batch = make_model().train(), pack(token_ids([9, 70]))
 
     def layers(model: Any, attention: str = "auto") -> list[torch.dtype]:

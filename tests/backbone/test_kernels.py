@@ -39,15 +39,14 @@ def test_attention_is_that_of_torch(
     generator = torch.Generator().manual_seed(width)
     qkv = torch.randn(sum(lengths), 3 * 3 * width, generator=generator).to(dtype)
     cosines, sines = tables(300, width)
-    found = kernels.attention(
-        qkv,
+    found = kernels.Attention(
         heads=3,
         offsets=offsets_of(lengths),
         key_lengths=None if key_lengths is None else np.asarray(key_lengths, np.int32),
         window=window,
         cosines=cosines,
         sines=sines,
-    )
+    ).attend(qkv)
     expected = attend_in_torch(
         qkv,
         heads=3,
@@ -71,15 +70,14 @@ def test_attention_over_many_blocks_of_keys_is_that_of_torch(
     # Scores that grow along the keys, so that every block has a larger maximum than the last.
     qkv[:, 64:128] *= torch.linspace(0.1, 3, len(qkv))[:, None].to(dtype)
     cosines, sines = tables(1_100, 64)
-    found = kernels.attention(
-        qkv,
+    found = kernels.Attention(
         heads=1,
         offsets=offsets_of(lengths),
         key_lengths=None,
         window=window,
         cosines=cosines,
         sines=sines,
-    )
+    ).attend(qkv)
     expected = attend_in_torch(
         qkv,
         heads=1,
@@ -99,15 +97,14 @@ def test_huge_scores_neither_overflow_nor_vanish(instruction_set: str, dtype: to
     qkv[:, :32] *= 100  # scores of some thousands: each query sees one key alone
     qkv = qkv.to(dtype)
     cosines, sines = torch.ones(40, 8), torch.zeros(40, 8)
-    found = kernels.attention(
-        qkv,
+    found = kernels.Attention(
         heads=1,
         offsets=offsets_of([40]),
         key_lengths=None,
         window=None,
         cosines=cosines,
         sines=sines,
-    )
+    ).attend(qkv)
     scores = qkv[:, :16].float() @ qkv[:, 16:32].float().T
     check(found, qkv[scores.argmax(1), 32:].float(), dtype)
 
@@ -117,15 +114,14 @@ def test_huge_scores_neither_overflow_nor_vanish(instruction_set: str, dtype: to
 def test_a_token_that_sees_no_key_gives_zeros(instruction_set: str, dtype: torch.dtype) -> None:
     qkv = torch.randn(30, 3 * 16).to(dtype)
     cosines, sines = tables(30, 16)
-    found = kernels.attention(
-        qkv,
+    found = kernels.Attention(
         heads=1,
         offsets=offsets_of([30]),
         key_lengths=np.asarray([4], np.int32),
         window=5,
         cosines=cosines,
         sines=sines,
-    )
+    ).attend(qkv)
     # The last key is number 3, and number 8 is the last query that sees it.
     assert (found[:9].float().abs().sum(1) > 0).all()
     assert torch.equal(found[9:], torch.zeros(21, 16, dtype=dtype))
