@@ -18,7 +18,7 @@ from the same weights and 1e-3 after that. In bfloat16 every library rounds at o
 and the peer's are to be within 1/256, bfloat16's resolution, of float32's, in the mean of the
 steps. Where float32 is not asked for, our trainer runs it untimed.
 
---quality instead trains small models for some hundred steps from three seeds and compares nDCG@10
+--quality instead trains small models for some hundred steps from some seeds and compares nDCG@10
 on held-out pairs, all models judged by the same search.
 
 --clock processor counts the seconds that a trainer had a processor, for a machine with other work.
@@ -47,6 +47,7 @@ from provenance import commit
 from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
 from train_data import TRAINED_SHAPES, Starts, make_starts, mixed_pairs, write_pairs
+from train_quality import SETTINGS as QUALITY_SETTINGS
 from train_quality import compare_quality, print_quality
 from train_ratio import loss_difference, rate_over
 from train_workers import Round, Trainer
@@ -79,7 +80,10 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quality:
-            report["quality"] = compare_quality(arguments, Path(folder))
+            report["quality"] = QUALITY_SETTINGS | {"rows": []}
+            for row in compare_quality(arguments, Path(folder)):
+                report["quality"]["rows"].append(row)
+                _write(report, arguments.json)
         else:
             report["results"] = []
             for result in _compare_all(arguments, Path(folder)):
@@ -273,8 +277,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--quality", action="store_true", help="nDCG@10 over three seeds")
+    parser.add_argument("--quality", action="store_true", help="nDCG@10 over some seeds")
     parser.add_argument("--quality-steps", type=int, help="of each model")
+    parser.add_argument("--seeds", type=int, default=3, help="of --quality, at least 2")
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, metavar="FOLDER")
     parser.add_argument("--quick", action="store_true", help="under 3 minutes (--quality: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
@@ -283,6 +288,8 @@ def _arguments() -> argparse.Namespace:
         parser.error("--clock processor counts the seconds of all threads: take --threads 1")
     if (COMPARED_STEPS - WARMUP_STEPS) % arguments.steps:
         parser.error(f"--steps {arguments.steps}: expected a divisor of 18")
+    if arguments.seeds < 2:
+        parser.error(f"--seeds {arguments.seeds}: a spread needs at least 2")
     arguments.kind = arguments.kind or list(SYSTEMS)
     if not arguments.dtype:
         fast = ["bfloat16"] if has_fast_bfloat16(arguments.device) else []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 from search_peers.install import python_command
 from train_data import HeldOut, make_starts, split_pairs, write_pairs
 from train_workers import Trainer
@@ -16,20 +18,15 @@ from train_workers import Trainer
 from retrieval import DenseEncoder, MultiVectorEncoder
 from retrieval.scoring import maxsim
 
-SEEDS = (0, 1, 2)
 QUERIES, DOCUMENTS = 200, 2_000
 LR = 1e-3
+SETTINGS: dict[str, Any] = {"queries": QUERIES, "documents": DOCUMENTS, "lr": LR}
 SYSTEMS = {"dense": ("ours", "st"), "colbert": ("ours", "st", "pylate")}
 
 
-def compare_quality(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train every kind by every library from three seeds.
-
-    Returns:
-        settings, and a row for each model that was trained.
-    """
-    rows = []
-    for seed in SEEDS:
+def compare_quality(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Train every kind by every library from each seed; a row for each model that was trained."""
+    for seed in range(arguments.seeds):
         train, held_out = split_pairs(QUERIES, DOCUMENTS, seed)
         write_pairs(folder / f"pairs-{seed}.jsonl", train)
         starts = make_starts(folder / f"starts-{seed}", arguments.shape, seed)
@@ -63,13 +60,12 @@ def compare_quality(arguments: argparse.Namespace, folder: Path) -> dict[str, An
                     "seconds": trained.seconds,
                     "versions": trainer.versions,
                 }
-                rows.append(row)
                 print(
                     f"{kind} {system}, seed {seed}: loss {row['final_loss']:.4f}, nDCG@10 "
                     f"{row['ndcg_at_10']:.4f}, {row['seconds']:.0f} s",
                     flush=True,
                 )
-    return {"queries": QUERIES, "documents": DOCUMENTS, "lr": LR, "rows": rows}
+                yield row
 
 
 def ndcg_at_10(kind: str, model: Path, held_out: HeldOut) -> float:
@@ -93,9 +89,9 @@ def mean_gain(scores: Any) -> float:
 
 
 def print_quality(quality: dict[str, Any]) -> None:
-    """Means and spreads over the seeds, and how far our mean is from each peer's."""
+    """Means and spreads over the seeds, and how far ours is from each peer at the same seed."""
     print()
-    ndcg: dict[str, float] = {}
+    ndcg: dict[tuple[str, str], dict[int, float]] = {}
     for kind in SYSTEMS:
         for system in SYSTEMS[kind]:
             rows = [
@@ -103,14 +99,24 @@ def print_quality(quality: dict[str, Any]) -> None:
             ]
             if not rows:
                 continue
-            values = [row["ndcg_at_10"] for row in rows]
-            losses = [row["final_loss"] for row in rows]
-            ndcg[f"{kind}_{system}"] = mean(values)
+            ndcg[kind, system] = {row["seed"]: row["ndcg_at_10"] for row in rows}
             print(
-                f"{kind:8} {system:7} loss {mean(losses):.4f} +- {stdev(losses):.4f}   nDCG@10 "
-                f"{mean(values):.4f} +- {stdev(values):.4f}"
+                f"{kind:8} {system:7} loss {_spread([row['final_loss'] for row in rows])}   "
+                f"nDCG@10 {_spread(list(ndcg[kind, system].values()))}"
             )
             if system != "ours":
-                difference = ndcg[f"{kind}_ours"] - mean(values)
-                print(f"RESULT {kind}_ndcg_minus_{system} {difference:+.4f}")
-                print(f"RESULT {kind}_ndcg_spread_{system} {stdev(values):.4f}")
+                ours = ndcg[kind, "ours"]
+                differences = [ours[seed] - value for seed, value in ndcg[kind, system].items()]
+                print(f"RESULT {kind}_ndcg_minus_{system} {mean(differences):+.4f}")
+                half = half_interval(differences)
+                print(f"RESULT {kind}_ndcg_minus_{system}_half_interval {half:.4f}")
+
+
+def half_interval(differences: list[float]) -> float:
+    """Half of the 95 % interval of the mean, by Student's t: what seeds alone explain."""
+    count = len(differences)
+    return float(student_t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.4f} +- {stdev(values):.4f}"

@@ -197,3 +197,9 @@ def test_gain_falls_with_the_rank_and_ends_after_ten(quality_module: Any) -> Non
 
 def test_a_tie_counts_against(quality_module: Any) -> None:
     assert quality_module.mean_gain(np.ones((1, 5))) == pytest.approx(1 / np.log2(6))
+
+
+def test_interval_of_a_difference_is_students(quality_module: Any) -> None:
+    # Two differences: the mean is half their distance over the root of 2 away, times 12.706.
+    assert quality_module.half_interval([0.01, 0.03]) == pytest.approx(12.706 * 0.01, rel=1e-4)
+    assert quality_module.half_interval([0.02, 0.02, 0.02]) == 0
