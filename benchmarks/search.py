@@ -3,7 +3,7 @@
     python benchmarks/search.py --quick
     python benchmarks/search_peers/install.py fast-plaid tachiom lancedb xtr-warp
     python benchmarks/search.py --json search.json
-    python benchmarks/search.py --documents 20000 --documents 100000 --peer tachiom
+    python benchmarks/search.py --documents 20000 --documents 100000 --real --peer tachiom
     python benchmarks/search.py --k 10 --kernels avx2
     python benchmarks/search.py --documents 1000000 --queries 50 --no-peers --ours "4 bits"
 
@@ -84,6 +84,7 @@ class Comparison:
             texts=arguments.texts,
             model=arguments.model,
             processes=arguments.build_threads,
+            real=arguments.real,
         )
         self._workshop = Workshop(self._data)
         self._rows: list[Row] = []
@@ -93,6 +94,7 @@ class Comparison:
     def run(self) -> dict[str, Any]:
         """Measure ours, then each peer beside ours; returns all figures."""
         search_tables.print_data(self._data)
+        documents = len(self._data.lengths)
         with ExitStack() as opened:
             for build in self._arguments.ours:
                 self._measure_ours(build, opened)
@@ -101,10 +103,11 @@ class Comparison:
                 ours.append(self._measure_numpy())
             peers = [self._compare(name, PEERS[name]) for name in self._arguments.peer]
         return {
-            "documents": len(self._data.lengths),
+            "documents": documents,
             "tokens": int(self._data.lengths.sum()),
             "queries": len(self._data.truth.ids),
             "is_real": self._data.is_real,
+            "all_real": self._data.is_real and (documents <= DOCUMENTS or self._arguments.real),
             "builds": self._built,
             "ours": [row.record() for row in ours],
             "peers": peers,
@@ -222,6 +225,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER")
     parser.add_argument("--model", help="whose vectors; default MiniLM's token states")
     parser.add_argument("--texts", type=Path, default=DEFAULT_TEXTS, metavar="FOLDER")
+    parser.add_argument(
+        "--real", action="store_true", help="no generated documents, 154,000 at most"
+    )
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, metavar="FOLDER")
     parser.add_argument("--quick", action="store_true", help="2,000 documents, under 3 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE")

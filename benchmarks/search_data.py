@@ -2,9 +2,11 @@
 
     python benchmarks/search_data.py --documents 20000
     python benchmarks/search_data.py --documents 1000000 --queries 100 --data FOLDER
+    python benchmarks/search_data.py --documents 150000 --real --data FOLDER
 
 20,000 documents are real texts (../shared/data), encoded once in 6 minutes on two cores; more are
-generated from those, and all are where the texts are absent. The exact truth takes 12 minutes of
+generated from those, or real too with --real (154,000 at the most), and all are generated where the
+texts are absent. The exact truth takes 12 minutes of
 one thread at 20,000 documents and 1,000 queries. A killed run goes on where it was. 1,000,000
 documents take 32 GB of disk, and little memory beside the pages of the files.
 
@@ -109,6 +111,7 @@ def prepare(
     texts: Path,
     model: str | None = None,
     processes: int = 2,
+    real: bool = False,
 ) -> SearchData:
     """Make what is missing, and open it.
 
@@ -121,18 +124,29 @@ def prepare(
         texts: the folder of the development collections.
         model: a multi-vector retriever whose vectors are taken, instead of MiniLM's states.
         processes: that encode, of one thread each.
+        real: encode documents above 20,000 too, in the subfolder `real`, instead of generating
+            them; needs texts.
     """
     is_real = texts.is_dir()
+    if real and not is_real:
+        sys.exit(f"{texts}: no texts there to be encoded")
     folder = folder if is_real else folder / "invented"
     if model is not None:
         if not is_real:
             sys.exit(f"{texts}: no texts there for {model} to encode")
         folder = folder / Path(checkpoint_folder(model)).name
+    blocks = folder / "blocks"
+    encoded = DOCUMENTS if is_real else 0
+    if real and documents > DOCUMENTS:
+        folder, encoded = folder / "real", documents
     paths = _paths(folder, documents)
     folder.mkdir(parents=True, exist_ok=True)
-    if documents > DOCUMENTS:
-        _make_documents(folder, DOCUMENTS, texts if is_real else None, processes, model)
-    _make_documents(folder, documents, texts if is_real else None, processes, model)
+    for count in sorted({min(documents, encoded or DOCUMENTS), documents}):
+        if all(path.exists() for path in _paths(folder, count)[:3]):
+            continue
+        if count <= encoded:
+            _encode(blocks, count, texts, processes, model)
+        _write_documents(folder, count, _blocks(folder, blocks, count, encoded))
     if not paths.queries.exists():
         _write_queries(paths.queries, texts if is_real else None, model)
     lengths = np.load(paths.lengths)
@@ -152,33 +166,25 @@ def _paths(folder: Path, documents: int) -> Paths:
     return Paths(tokens, token_ids, lengths, folder / "queries.npy")
 
 
-def _make_documents(
-    folder: Path, documents: int, texts: Path | None, processes: int, model: str | None
-) -> None:
-    if all(path.exists() for path in _paths(folder, documents)[:3]):
-        return
-    if texts is not None and documents <= DOCUMENTS:
-        _encode(folder, documents, texts, processes, model)
-    _write_documents(folder, documents, texts is not None)
-
-
-def _encode(folder: Path, documents: int, texts: Path, processes: int, model: str | None) -> None:
-    chosen = read_documents(texts)[: -(-documents // BLOCK) * BLOCK]
+def _encode(blocks: Path, documents: int, texts: Path, processes: int, model: str | None) -> None:
+    chosen = read_documents(texts)
+    if documents > len(chosen):
+        sys.exit(f"{texts}: {len(chosen):,} texts, not {documents:,}")
+    chosen = chosen[: -(-documents // BLOCK) * BLOCK]
     started = time.perf_counter()
-    blocks = encode_blocks(chosen, folder / "blocks", processes, model)
-    for done, number in enumerate(blocks, 1):
+    for done, number in enumerate(encode_blocks(chosen, blocks, processes, model), 1):
         seconds = (time.perf_counter() - started) / done
         _log(f"encoded block {number}, {seconds:.1f} s each of {BLOCK} documents")
 
 
-def _write_documents(folder: Path, documents: int, is_real: bool) -> None:
+def _write_documents(folder: Path, documents: int, blocks: Iterator[Block]) -> None:
     paths = _paths(folder, documents)[:3]
     drafts = [path.with_suffix(".draft") for path in paths]
     tokens = _GrowingFile(drafts[0], np.float16, WIDTH)
     ids = _GrowingFile(drafts[1], np.int32)
     lengths = _GrowingFile(drafts[2], np.int64)
     written = 0
-    for block in _blocks(folder, documents, is_real):
+    for block in blocks:
         kept = block.lengths[: documents - written]
         rows = int(kept.sum())
         tokens.append(block.tokens[:rows])
@@ -191,23 +197,31 @@ def _write_documents(folder: Path, documents: int, is_real: bool) -> None:
         draft.rename(path)
 
 
-def _blocks(folder: Path, documents: int, is_real: bool) -> Iterator[Block]:
-    """As many documents as are wanted, in blocks, and perhaps some more."""
-    if documents > DOCUMENTS:
-        source = Block(*(np.load(path, mmap_mode="r") for path in _paths(folder, DOCUMENTS)[:3]))
-        rows = np.concatenate([[0], np.cumsum(source.lengths)])
-        for at in range(0, DOCUMENTS, BLOCK):
-            part = slice(rows[at], rows[at + BLOCK])
-            yield Block(source.tokens[part], source.ids[part], source.lengths[at : at + BLOCK])
-        for number in range(-(-(documents - DOCUMENTS) // GENERATED_BLOCK)):
-            yield vary(source, number, SEED)
-    elif is_real:
+def _blocks(folder: Path, blocks: Path, documents: int, encoded: int) -> Iterator[Block]:
+    """As many documents as are wanted, in blocks, and perhaps some more.
+
+    Args:
+        folder: of the documents that others are generated from.
+        blocks: of the encoded ones.
+        documents: how many.
+        encoded: so many may be real; 0 where there are no texts.
+    """
+    if documents <= encoded:
         for number in range(-(-documents // BLOCK)):
-            with np.load(block_file(folder / "blocks", number)) as found:
+            with np.load(block_file(blocks, number)) as found:
                 yield Block(found["tokens"], found["ids"], found["lengths"])
-    else:
+        return
+    if documents <= DOCUMENTS:
         for number in range(-(-documents // GENERATED_BLOCK)):
             yield invent(number, WIDTH, SEED)
+        return
+    source = Block(*(np.load(path, mmap_mode="r") for path in _paths(folder, DOCUMENTS)[:3]))
+    rows = np.concatenate([[0], np.cumsum(source.lengths)])
+    for at in range(0, DOCUMENTS, BLOCK):
+        part = slice(rows[at], rows[at + BLOCK])
+        yield Block(source.tokens[part], source.ids[part], source.lengths[at : at + BLOCK])
+    for number in range(-(-(documents - DOCUMENTS) // GENERATED_BLOCK)):
+        yield vary(source, number, SEED)
 
 
 def _write_queries(path: Path, texts: Path | None, model: str | None) -> None:
@@ -256,6 +270,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=DEFAULT_TEXTS, metavar="FOLDER")
     parser.add_argument("--model", help="a multi-vector retriever, such as starter-colbert")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--real", action="store_true", help="no generated documents")
     arguments = parser.parse_args()
     data = prepare(
         arguments.data,
@@ -264,6 +279,7 @@ def main() -> None:
         texts=arguments.texts,
         model=arguments.model,
         processes=arguments.processes,
+        real=arguments.real,
     )
     print(
         f"{len(data.lengths):,} documents, {data.lengths.sum():,} tokens (mean "

@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ QUERY_TOKENS = 32
 LONGER = 40
 MAX_TOKENS = 180
 DOCUMENTS = 20_000
-"""Documents that are encoded; larger sets are generated from these."""
+"""Documents of a like number from each source; larger sets are generated from these, or go on with
+the other texts."""
 BLOCK = 500
 _MIN_CHARACTERS = 120
 _FROM_EACH_SOURCE = 4_000
@@ -131,16 +132,24 @@ class TokenEncoder:
 
 
 class RetrieverEncoder:
-    """A trained late-interaction model's token vectors, as this package gives them; one thread."""
+    """A trained late-interaction model's token vectors, as this package gives them; one thread.
+
+    Computed in bfloat16 where the processor has it (cosine with float32's: 0.99996).
+    """
 
     def __init__(self, model: str) -> None:
         import torch
 
         from retrieval import MultiVectorEncoder
+        from retrieval.backbone.precision import has_fast_bfloat16
 
         torch.set_num_threads(1)
         self._encoder = MultiVectorEncoder.load(
-            model, query_length=QUERY_TOKENS, document_length=MAX_TOKENS
+            model,
+            query_length=QUERY_TOKENS,
+            document_length=MAX_TOKENS,
+            device="cpu",
+            dtype="bfloat16" if has_fast_bfloat16("cpu") else "float32",
         )
         if self._encoder.width != WIDTH:
             sys.exit(f"{model}: vectors of {self._encoder.width} components, not {WIDTH}")
@@ -173,7 +182,20 @@ def token_encoder(model: str | None, sample: list[str]) -> TokenEncoder | Retrie
 
 
 def read_documents(texts: Path) -> list[str]:
-    """Different texts of all sources in a fixed random order; sets of any size start alike."""
+    """Different texts of all sources in a fixed random order; sets of any size start alike.
+
+    20,000 are drawn from at most 4,000 of each source, the others (some 134,000) from all that is
+    left but for what `read_queries` has.
+    """
+    even = _evenly_drawn(texts)
+    drawn = set(even)
+    others = [each for each in dict.fromkeys(chain(*_sources(texts))) if each not in drawn]
+    others = [each for each in others if len(each) >= _MIN_CHARACTERS]
+    random.Random(1).shuffle(others)
+    return even[:DOCUMENTS] + others
+
+
+def _evenly_drawn(texts: Path) -> list[str]:
     chosen: list[str] = []
     for number, source in enumerate(_sources(texts)):
         different = [each for each in dict.fromkeys(source) if len(each) >= _MIN_CHARACTERS]
@@ -190,7 +212,7 @@ def read_queries(texts: Path) -> list[str]:
     Short questions filled up with [MASK] would not do: this model was not trained to fill them, so
     that they all get one vector, at the same similarity to everything.
     """
-    return read_documents(texts)[DOCUMENTS:]
+    return _evenly_drawn(texts)[DOCUMENTS:]
 
 
 def encode_blocks(

@@ -42,6 +42,18 @@ def generated_module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("search_generated")
 
 
+@pytest.fixture
+def encoding_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("search_encoding")
+
+
+@pytest.fixture
+def data_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("search_data")
+
+
 def test_the_truth_is_that_of_the_oracle(
     truth_module: Any, generated_module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +102,54 @@ def test_generated_documents_are_new_and_the_same_again(generated_module: Any) -
     nearest = (one.tokens[:20].astype(np.float32) @ source.tokens.astype(np.float32).T).max(axis=1)
     assert nearest.min() > 0.75
     assert nearest.max() < 0.99
+
+
+def test_texts_come_once_and_never_as_a_query_too(encoding_module: Any, shared_data: Path) -> None:
+    documents = encoding_module.read_documents(shared_data)
+    queries = encoding_module.read_queries(shared_data)
+    assert len(documents) > 150_000
+    assert len(set(documents)) == len(documents)
+    assert not set(documents) & set(queries)
+    assert min(len(text) for text in documents) >= 120
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_set_goes_on_with_texts_or_with_generated_documents(
+    data_module: Any,
+    generated_module: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    real: bool,
+) -> None:
+    encoded = [generated_module.invent(number, 128, 7) for number in range(3)]
+    asked: list[int] = []
+
+    def encode(texts: list[str], folder: Path, *options: Any) -> list[int]:
+        asked.append(len(texts))
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(len(texts) // 1000):
+            block = encoded[number]
+            path = data_module.block_file(folder, number)
+            np.savez(path, tokens=block.tokens, ids=block.ids, lengths=block.lengths)
+        return []
+
+    monkeypatch.setattr(data_module, "DOCUMENTS", 1000)
+    monkeypatch.setattr(data_module, "BLOCK", 1000)
+    monkeypatch.setattr(data_module, "encode_blocks", encode)
+    monkeypatch.setattr(data_module, "read_documents", lambda texts: ["a text"] * 3000)
+    monkeypatch.setattr(
+        data_module, "_write_queries", lambda path, *options: np.save(path, encoded[0].tokens[None])
+    )
+    monkeypatch.setattr(data_module, "exact_truth", lambda *options: data_module.Truth([], []))
+    data = data_module.prepare(tmp_path, 2500, 0, texts=tmp_path, real=real)
+    assert asked == [3000 if real else 1000]
+    assert len(data.lengths) == 2500
+    assert data.lengths[:1000].tolist() == encoded[0].lengths.tolist()
+    goes_on = encoded[1].lengths.tolist()
+    assert (data.lengths[1000:2000].tolist() == goes_on) == real
+    tokens = np.load(data.paths.tokens)
+    assert np.array_equal(tokens[: len(encoded[0].tokens)], encoded[0].tokens)
+    assert len(tokens) == data.lengths.sum()
 
 
 def test_a_quick_run_agrees_with_itself_and_reports_all_figures(tmp_path: Path) -> None:
