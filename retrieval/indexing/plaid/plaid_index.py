@@ -223,7 +223,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         searcher, has_tokens = self._ready()
         possible = has_tokens if mask is None else has_tokens & mask
         count = int(np.count_nonzero(possible))
-        effort = self.settings.effort(k, self._codec.spread)
+        effort = self.settings.effort(k, self._codec.spread, count)
         # Few of the documents are met where a filter leaves few of them.
         wider = effort.probes * len(possible) // max(1, count)
         effort = effort._replace(probes=min(len(self._codec.centroids), wider))

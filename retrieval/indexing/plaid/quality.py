@@ -19,6 +19,12 @@ EXHAUSTIVE = 50_000
 """Up to so many documents a calibration takes the scores of all of them for the truth."""
 
 
+_MEASURED = 20_000
+"""Documents that levels and efforts are made for; what more of them need is `_for_documents`."""
+_GROWTH = 0.63
+"""Exponent by which probes and candidates grow with the documents."""
+
+
 class Level(NamedTuple):
     """An effort for any number of hits, the margin in standard deviations of the residuals.
 
@@ -38,9 +44,15 @@ class Level(NamedTuple):
     """For one hit. It is one less for ten times as many: the fewer are asked for, the more a small
     patience loses."""
 
-    def effort(self, k: int, spread: float) -> Effort:
-        """What to do for `k` hits, where residuals' products have the spread `spread`."""
-        return Effort(
+    def effort(self, k: int, spread: float, documents: int) -> Effort:
+        """What to do for `k` hits.
+
+        Args:
+            k: hits that are wanted.
+            spread: of residuals' products.
+            documents: that may be found.
+        """
+        effort = Effort(
             self.probes,
             max(self.candidates[0], self.candidates[1] * k),
             max(self.scored[0], self.scored[1] * k),
@@ -49,6 +61,7 @@ class Level(NamedTuple):
             k,
             _for_hits(self.patience, k),
         )
+        return _for_documents(effort, documents)
 
 
 LEVELS: dict[Quality, Level] = {
@@ -62,11 +75,23 @@ def _for_hits(patience: float, k: int) -> float:
     return max(patience - math.log10(k), 1.0)
 
 
-def efforts(k: int, spread: float) -> Iterator[Effort]:
-    """Efforts for `k` hits, from cheap to thorough, each about 1.3 times the one before it."""
+def _for_documents(effort: Effort, documents: int) -> Effort:
+    """More probes and candidates for more documents, among which the best ones stand closer.
+
+    Of 60,000 documents of the same kind as many are found then as of 20,000. How many are scored
+    takes care of itself: patience ends it.
+    """
+    more = max(1.0, documents / _MEASURED) ** _GROWTH
+    return effort._replace(
+        probes=round(effort.probes * more), candidates=round(effort.candidates * more)
+    )
+
+
+def efforts(k: int, spread: float, documents: int) -> Iterator[Effort]:
+    """From cheap to thorough, each about 1.3 times the one before it; for what, as in `Level`."""
     for step in range(16):
         more = 1.3**step
-        yield Effort(
+        effort = Effort(
             probes=round(4 * more**0.6),
             candidates=round(max(300, 5 * k) * more),
             scored=round(max(75, 3 * k) * more),
@@ -75,6 +100,7 @@ def efforts(k: int, spread: float) -> Iterator[Effort]:
             wanted=k,
             patience=_for_hits(3.0 + 0.1 * step, k),
         )
+        yield _for_documents(effort, documents)
 
 
 def calibrate(
@@ -118,7 +144,7 @@ def calibrate(
         effort._replace(
             probes=min(effort.probes, most_probes), rescored=effort.rescored if has_tokens else 0
         )
-        for effort in efforts(k, spread)
+        for effort in efforts(k, spread, int(np.count_nonzero(possible)))
     ]
     truth = [_truth(searcher, query, possible, ladder[-1], k) for query in queries]
     for effort in ladder:

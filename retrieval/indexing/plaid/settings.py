@@ -22,9 +22,9 @@ class PlaidSettings:
         centroids: how many; "auto" is the power of two nearest 8 * sqrt(tokens), and at most a
             quarter of the sampled tokens.
         keep_tokens: keep the tokens in float16 beside their codes, for exact scores.
-        quality: of a search: "fast", "balanced" or "best". `PlaidIndex.calibrate` finds the
-            settings for a recall. The settings below say more than it where they are not
-            "auto".
+        quality: of a search: "fast", "balanced" or "best". It does more the more documents there
+            are. `PlaidIndex.calibrate` finds the settings for a recall. The settings below say
+            more than it where they are not "auto".
         probes: centroids that are looked at for each query token.
         candidates: documents that are ranked by their centroids alone.
         scored: documents whose residuals are scored at the most; never fewer than 2 * k.
@@ -81,9 +81,9 @@ class PlaidSettings:
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected at least 0")
 
-    def effort(self, k: int, spread: float) -> Effort:
-        """What a search for `k` hits does; `spread` is the codec's."""
-        level = LEVELS[self.quality].effort(k, spread)
+    def effort(self, k: int, spread: float, documents: int) -> Effort:
+        """What a search does for `k` hits of so many documents; `spread` is the codec's."""
+        level = LEVELS[self.quality].effort(k, spread, documents)
         scored = max(_or(self.scored, level.scored), 2 * k)
         return Effort(
             probes=_or(self.probes, level.probes),

@@ -16,6 +16,7 @@ from retrieval.errors import ConfigError
 from retrieval.indexing.index import Batch
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
 from retrieval.indexing.plaid.codec import Floats
+from retrieval.indexing.plaid.numpy_search import Effort
 from retrieval.indexing.plaid.quality import LEVELS, efforts
 from retrieval.indexing.vectors import Vectors
 from retrieval.records import Hit
@@ -85,23 +86,69 @@ def test_better_levels_find_no_less(
 
 
 def test_a_given_setting_comes_before_the_level() -> None:
-    level = LEVELS["fast"].effort(10, 0.05)
-    assert PlaidSettings(quality="fast", keep_tokens=True).effort(10, 0.05) == level
+    level = LEVELS["fast"].effort(10, 0.05, 1000)
+    assert PlaidSettings(quality="fast", keep_tokens=True).effort(10, 0.05, 1000) == level
     settings = PlaidSettings(quality="fast", keep_tokens=True, probes=3, margin=1.5)
-    assert settings.effort(10, 0.05) == level._replace(probes=3, margin=1.5 * 0.05)
+    assert settings.effort(10, 0.05, 1000) == level._replace(probes=3, margin=1.5 * 0.05)
 
 
 def test_many_hits_widen_every_stage() -> None:
-    few, many = (PlaidSettings(keep_tokens=True).effort(k, 0.05) for k in (10, 1000))
+    few, many = (PlaidSettings(keep_tokens=True).effort(k, 0.05, 1000) for k in (10, 1000))
     assert many.candidates >= many.scored >= 2000 > few.scored
     assert many.rescored >= 1000
     settings = PlaidSettings(candidates=5, scored=5, rescored=5, keep_tokens=True)
-    assert settings.effort(100, 0.05)[1:4] == (200, 200, 100)
-    assert PlaidSettings().effort(10, 0.05).rescored == 0
+    assert settings.effort(100, 0.05, 1000)[1:4] == (200, 200, 100)
+    assert PlaidSettings().effort(10, 0.05, 1000).rescored == 0
+
+
+def test_more_documents_take_more_probes_and_candidates() -> None:
+    for quality in ("fast", "balanced", "best"):
+        settings = PlaidSettings(quality=quality)
+        few, some, many = (settings.effort(10, 0.05, count) for count in (1, 20_000, 160_000))
+        assert few == some
+        assert many.probes / some.probes == pytest.approx(8**0.63, rel=0.05)
+        assert many.candidates / some.candidates == pytest.approx(8**0.63, rel=0.001)
+        assert many[2:] == some[2:]
+    given = PlaidSettings(probes=7, candidates=900)
+    assert given.effort(10, 0.05, 160_000)[:2] == (7, 900)
+    ladder, higher = (next(iter(efforts(10, 0.05, count))) for count in (20_000, 160_000))
+    assert (ladder.probes, higher.probes) == (4, 15)
+
+
+def test_an_index_counts_the_documents_that_may_be_found(
+    folder: Path,
+    queries: list[Floats],
+    documents: list[Floats],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    effort = PlaidSettings.effort
+
+    def noted(settings: PlaidSettings, k: int, spread: float, count: int) -> Effort:
+        asked.append(count)
+        return effort(settings, k, spread, count)
+
+    monkeypatch.setattr(PlaidSettings, "effort", noted)
+    index = PlaidIndex.open(folder)
+    index.search(queries[:1], 5)
+    index.search(queries[:1], 5, allowed=["0", "1", "2"])
+    assert asked == [len(documents), 3]
+
+
+def test_a_calibration_tries_more_where_there_are_more_documents(
+    folder: Path, queries: list[Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = PlaidIndex.open(folder)
+    small = index.calibrate(queries, recall=1)
+    monkeypatch.setattr("retrieval.indexing.plaid.quality._MEASURED", 100)
+    large = index.calibrate(queries, recall=1)
+    assert isinstance(small.candidates, int)
+    assert isinstance(large.candidates, int)
+    assert large.candidates > small.candidates
 
 
 def test_efforts_grow() -> None:
-    ladder = list(efforts(10, 0.05))
+    ladder = list(efforts(10, 0.05, 1000))
     for lower, higher in pairwise(ladder):
         assert all(one <= other for one, other in zip(lower, higher))
         assert lower != higher
@@ -121,7 +168,7 @@ def test_a_calibrated_index_reaches_the_recall(
 def test_a_lower_recall_costs_less(folder: Path, queries: list[Floats]) -> None:
     index = PlaidIndex.open(folder)
     low, high = (index.calibrate(queries, recall=target) for target in (0.5, 0.99))
-    cheap, dear = low.effort(10, 0.05), high.effort(10, 0.05)
+    cheap, dear = (each.effort(10, 0.05, 1000) for each in (low, high))
     assert cheap.scored < dear.scored
     assert all(one <= other for one, other in zip(cheap, dear))
 
@@ -141,7 +188,7 @@ def test_a_calibration_passes_over_deleted_documents(
     with PlaidIndex.build(tmp_path / "index", [_batch(documents[:500])]) as index:
         index.delete([str(at) for at in range(0, 500, 2)])
         settings = index.calibrate(queries, recall=0.9)
-    assert settings.effort(10, 1).probes < 64
+    assert settings.effort(10, 1, 250).probes < 64
 
 
 def test_impossible_calibrations_are_refused(folder: Path, queries: list[Floats]) -> None:
