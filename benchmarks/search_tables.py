@@ -91,33 +91,57 @@ def print_headlines(result: dict[str, Any]) -> None:
 
 
 def print_markdown(report: dict[str, Any]) -> None:
-    """The tables of benchmarks/README.md, from the JSON of a run."""
+    """The tables of benchmarks/README.md, from the JSON of a run: several sizes are in one."""
     vectors = f" of {report['model']}" if report.get("model") else ""
     hits = f"; {report['k']} hits" if report.get("k", 100) != 100 else ""
-    for result in report["results"]:
-        print(
-            f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, "
-            f"{result['queries']} queries of 32 tokens; kernels `{report['hardware']['kernels']}`; "
-            f"one thread, {report['build_threads']} to build{hits}:\n"
-        )
-        print(
-            "| engine | setting | p50 / p95 ms | recall@10 / @100 | bytes/token | build s | "
-            "ours at its recall |"
-        )
-        print("|---|---|---:|---:|---:|---:|---:|")
-        for row in result["ours"]:
-            if not row["setting"].startswith("probes"):
-                print(_markdown_row(row, ""))
-        for peer in result["peers"]:
-            for row in peer["settings"]:
-                beside = row.get("beside")
-                ratio = (
-                    f"{beside['ratio']:.1f}x ({beside['ratio_min']:.1f}-{beside['ratio_max']:.1f})"
-                    if beside
-                    else "not reached"
-                )
-                print(_markdown_row({**row, "system": peer["peer"]}, ratio))
-        print()
+    run = (
+        f"{report['results'][0]['queries']} queries of 32 tokens; kernels "
+        f"`{report['hardware']['kernels']}`; one thread, {report['build_threads']} to build{hits}"
+    )
+    if len(report["results"]) > 1:
+        _print_sizes(report["results"], f"Real texts, tokens{vectors}, {run}")
+        return
+    result = report["results"][0]
+    print(f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, {run}:\n")
+    print(
+        "| engine | setting | p50 / p95 ms | recall@10 / @100 | bytes/token | build s | "
+        "ours at its recall |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for row in _without_probes(result):
+        print(_markdown_row(row, ""))
+    for peer in result["peers"]:
+        for row in peer["settings"]:
+            beside = row.get("beside")
+            ratio = (
+                f"{beside['ratio']:.1f}x ({beside['ratio_min']:.1f}-{beside['ratio_max']:.1f})"
+                if beside
+                else "not reached"
+            )
+            print(_markdown_row({**row, "system": peer["peer"]}, ratio))
+    print()
+
+
+def _print_sizes(results: list[dict[str, Any]], title: str) -> None:
+    print(f"{title}:\n")
+    print("| documents | setting | p50 / p95 ms | recall@10 / @100 | build s | us/token |")
+    print("|---:|---|---:|---:|---:|---:|")
+    for result in results:
+        first = f"{result['documents']:,}"
+        for row in _without_probes(result):
+            seconds = row["build_seconds"]
+            print(
+                f"| {first} | {row['setting']} | {row['p50_ms']:.2f} / {row['p95_ms']:.2f} | "
+                f"{row['recall_at_10']:.3f} / {recall_at_100(row)} | {seconds:.0f} | "
+                f"{1e6 * seconds / result['tokens']:.1f} |"
+            )
+            first = ""
+    print()
+
+
+def _without_probes(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Our rows but those with given probes."""
+    return [row for row in result["ours"] if not row["setting"].startswith("probes")]
 
 
 def _markdown_row(row: dict[str, Any], ratio: str) -> str:

@@ -11,6 +11,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from search_tables import print_markdown
+from train_quality import half_interval
 from train_ratio import rate_over
 
 RESULTS = Path(__file__).with_name("results")
@@ -61,23 +62,32 @@ def _print_training() -> None:
                 )
                 first = " | | "
     print()
-    for report in reports:
-        if "quality" in report:
-            _print_quality(report)
+    rows = [row for report in reports for row in report.get("quality", {}).get("rows", ())]
+    if rows:
+        _print_quality(rows)
 
 
-def _print_quality(report: dict[str, Any]) -> None:
-    rows = report["quality"]["rows"]
-    print("| model | system | last 20 losses | nDCG@10 |")
-    print("|---|---|---:|---:|")
+def _print_quality(rows: list[dict[str, Any]]) -> None:
+    print("| model | system | seeds | last 20 losses | nDCG@10 | ours less it, same seeds |")
+    print("|---|---|---:|---:|---:|---:|")
     for kind, system in dict.fromkeys((row["kind"], row["system"]) for row in rows):
-        own = [row for row in rows if (row["kind"], row["system"]) == (kind, system)]
-        cells = [f"| {kind} | {system}"]
+        own = _by_seed(rows, kind, system)
+        cells = [f"| {kind} | {system} | {len(own)}"]
         for name in ("final_loss", "ndcg_at_10"):
-            values = [row[name] for row in own]
+            values = [row[name] for row in own.values()]
             cells.append(f"{mean(values):.4f} ± {stdev(values):.4f}")
-        print(" | ".join(cells) + " |")
+        compared = ""
+        if system != "ours":
+            ours = _by_seed(rows, kind, "ours")
+            gaps = [ours[seed]["ndcg_at_10"] - row["ndcg_at_10"] for seed, row in own.items()]
+            half = half_interval(gaps)
+            compared = f"{mean(gaps):+.4f} ({mean(gaps) - half:+.4f} to {mean(gaps) + half:+.4f})"
+        print(" | ".join([*cells, compared]) + " |")
     print()
+
+
+def _by_seed(rows: list[dict[str, Any]], kind: str, system: str) -> dict[int, dict[str, Any]]:
+    return {row["seed"]: row for row in rows if (row["kind"], row["system"]) == (kind, system)}
 
 
 def _kernels(report: dict[str, Any]) -> str:

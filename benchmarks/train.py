@@ -276,7 +276,9 @@ def _arguments() -> argparse.Namespace:
         "--clock", choices=("wall", "processor"), default="wall", help="what a step's seconds are"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument(
+        "--seed", type=int, help="default 5, with --quality 0, the first of --seeds"
+    )
     parser.add_argument("--quality", action="store_true", help="nDCG@10 over some seeds")
     parser.add_argument("--quality-steps", type=int, help="of each model")
     parser.add_argument("--seeds", type=int, default=3, help="of --quality, at least 2")
@@ -290,6 +292,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"--steps {arguments.steps}: expected a divisor of 18")
     if arguments.seeds < 2:
         parser.error(f"--seeds {arguments.seeds}: a spread needs at least 2")
+    if arguments.seed is None:
+        arguments.seed = 0 if arguments.quality else 5
     arguments.kind = arguments.kind or list(SYSTEMS)
     if not arguments.dtype:
         fast = ["bfloat16"] if has_fast_bfloat16(arguments.device) else []

@@ -26,7 +26,7 @@ SYSTEMS = {"dense": ("ours", "st"), "colbert": ("ours", "st", "pylate")}
 
 def compare_quality(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Train every kind by every library from each seed; a row for each model that was trained."""
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         train, held_out = split_pairs(QUERIES, DOCUMENTS, seed)
         write_pairs(folder / f"pairs-{seed}.jsonl", train)
         starts = make_starts(folder / f"starts-{seed}", arguments.shape, seed)

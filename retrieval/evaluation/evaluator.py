@@ -22,7 +22,7 @@ from retrieval.evaluation.result import (
     library_versions,
     python_version,
 )
-from retrieval.evaluation.runs import Run, write_run
+from retrieval.evaluation.runs import Run, check_run_ids, write_run
 from retrieval.evaluation.settings import EvaluationSettings
 from retrieval.indexing.index import Index, check_model
 from retrieval.indexing.versions import index_bytes
@@ -168,6 +168,8 @@ def evaluate(
             f"the settings ask for the split {settings.split!r}, the collection is "
             f"{collection.split!r}: read it with that split"
         )
+    if run_path is not None:
+        check_run_ids(collection.qrels)
     missing = collection.check_documents(index)
     system = system or _system_name(index, encoder)
     run, timings = run_queries(

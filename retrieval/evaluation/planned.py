@@ -21,6 +21,7 @@ from retrieval.evaluation.metrics import load_pytrec_eval
 from retrieval.evaluation.models import Models
 from retrieval.evaluation.plan_results import evaluate_plan, models_of
 from retrieval.evaluation.result import Result
+from retrieval.evaluation.runs import check_run_ids
 from retrieval.evaluation.saved_indexes import saved_checksums
 from retrieval.evaluation.staged import CollectionStages
 from retrieval.evaluation.stages import StageCache
@@ -166,6 +167,7 @@ class Evaluations:
                 strict=self._strict,
                 title=choice.title,
             )
+            check_run_ids(collection.qrels)
             stages = CollectionStages(
                 self.cache,
                 collection,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from retrieval.errors import DuplicateIdError, InputError
 from retrieval.files import atomic_write, read_lines
+from retrieval.qrels import Qrels
 from retrieval.records import Hit
 
 Run = dict[str, list[Hit]]
@@ -40,6 +41,18 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[Hit]], tag: str) -> N
                     raise InputError(f"query {query_id!r}: the score of {hit.document_id!r} is NaN")
                 line = f"{query_id} Q0 {hit.document_id} {rank} {score!r} {tag}\n"
                 stream.write(line.encode())
+
+
+def check_run_ids(qrels: Qrels) -> None:
+    """Refuse judged queries and documents that a run could not name, before hours of encoding.
+
+    Raises:
+        InputError: an id is empty or holds whitespace.
+    """
+    for query_id, judged in qrels.items():
+        _check_word("the query id", query_id)
+        for document_id in judged:
+            _check_word("the document id", document_id)
 
 
 def read_run(path: str | Path) -> Run:

@@ -218,6 +218,19 @@ def test_another_split_than_the_collections_is_an_error(
     assert evaluate(collection, index, encoder, settings).split == "test"
 
 
+def test_ids_with_blanks_can_be_measured_but_not_written(
+    write_beir: WriteBeir, tmp_path: Path
+) -> None:
+    documents = [{"_id": "a file.md", "text": "honey"}, {"_id": "b", "text": "bees"}]
+    queries = [{"_id": "q", "text": "honey"}]
+    judged = "query-id\tcorpus-id\tscore\nq\ta file.md\t1\n"
+    collection = read_collection(write_beir(documents, queries, test=judged))
+    index = build(tmp_path / "index", collection, None)
+    assert evaluate(collection, index).metrics["nDCG@10"] == 1
+    with pytest.raises(InputError, match="the document id 'a file.md'"):
+        evaluate(collection, index, run_path=tmp_path / "a.run")
+
+
 class SlowEncoder:
     """Takes 20 ms for every query."""
 

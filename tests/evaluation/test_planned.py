@@ -153,6 +153,16 @@ def test_a_finished_result_opens_neither_data_nor_model(
     assert without_models.result(planned(DENSE)) == first
 
 
+def test_ids_that_no_run_can_name_are_told_before_anything_is_encoded(
+    planned: Planned, evaluations: Make, words: CountingEncoder
+) -> None:
+    judgements = planned(DENSE).data / "qrels" / "test.tsv"
+    judgements.write_text(judgements.read_text().replace("\td1\t", "\ta file.md\t"))
+    with pytest.raises(InputError, match="document id 'a file.md' is empty or holds whitespace"):
+        evaluations().result(planned(DENSE))
+    assert words.documents == words.queries == 0
+
+
 def test_touched_sources_are_compared_by_checksum(
     planned: Planned, evaluations: Make, words: CountingEncoder, tmp_path: Path
 ) -> None:

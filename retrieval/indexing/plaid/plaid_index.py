@@ -263,7 +263,8 @@ class PlaidIndex(Index[Sequence[Vectors]]):
     ) -> PlaidSettings:
         """Find the cheapest settings whose mean recall of the best `k` reaches `recall`.
 
-        They are the index's settings from now on, and are saved by `save`.
+        They are the index's settings from now on, and are saved by `save`. Unlike a level of
+        quality they stay as they are when the index grows: calibrate again then.
 
         Args:
             queries: each (M, D), like those to come; some 50 of them.

@@ -78,8 +78,9 @@ def _for_hits(patience: float, k: int) -> float:
 def _for_documents(effort: Effort, documents: int) -> Effort:
     """More probes and candidates for more documents, among which the best ones stand closer.
 
-    Of 60,000 documents of the same kind as many are found then as of 20,000. How many are scored
-    takes care of itself: patience ends it.
+    Measured on 20,000, 60,000 and 120,000 real texts: three times as many documents need twice as
+    many probes and candidates for the same recall, six times as many three times. How many are
+    scored takes care of itself: patience ends it.
     """
     more = max(1.0, documents / _MEASURED) ** _GROWTH
     return effort._replace(
