@@ -227,7 +227,7 @@ def test_ids_with_blanks_can_be_measured_but_not_written(
     collection = read_collection(write_beir(documents, queries, test=judged))
     index = build(tmp_path / "index", collection, None)
     assert evaluate(collection, index).metrics["nDCG@10"] == 1
-    with pytest.raises(InputError, match="the document id 'a file.md'"):
+    with pytest.raises(InputError, match=r"the document id 'a file\.md'"):
         evaluate(collection, index, run_path=tmp_path / "a.run")
 
 

@@ -158,7 +158,7 @@ def test_ids_that_no_run_can_name_are_told_before_anything_is_encoded(
 ) -> None:
     judgements = planned(DENSE).data / "qrels" / "test.tsv"
     judgements.write_text(judgements.read_text().replace("\td1\t", "\ta file.md\t"))
-    with pytest.raises(InputError, match="document id 'a file.md' is empty or holds whitespace"):
+    with pytest.raises(InputError, match=r"document id 'a file\.md' is empty or holds whitespace"):
         evaluations().result(planned(DENSE))
     assert words.documents == words.queries == 0
 
