@@ -70,6 +70,9 @@ class SearchData(NamedTuple):
     truth: Truth
     """Of the queries that were asked for."""
     is_real: bool
+    """There are texts, which the documents are made of."""
+    all_real: bool
+    """None of the documents is generated."""
 
 
 class _GrowingFile:
@@ -156,7 +159,7 @@ def prepare(
         np.load(paths.tokens, mmap_mode="r"),
         lengths,
     )
-    return SearchData(paths, lengths, truth, is_real)
+    return SearchData(paths, lengths, truth, is_real, documents <= encoded)
 
 
 def _paths(folder: Path, documents: int) -> Paths:

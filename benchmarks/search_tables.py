@@ -15,7 +15,7 @@ _COLUMNS = (
 
 def print_data(data: SearchData) -> None:
     """What is searched, and the head of the table."""
-    kind = "real" if data.is_real else "invented"
+    kind = "real" if data.all_real else "generated" if data.is_real else "invented"
     print(
         f"\n{len(data.lengths):,} documents, {int(data.lengths.sum()):,} tokens ({kind}), "
         f"{len(data.truth.ids):,} queries; milliseconds and queries a second on one thread"
@@ -91,18 +91,24 @@ def print_headlines(result: dict[str, Any]) -> None:
 
 
 def print_markdown(report: dict[str, Any]) -> None:
-    """The tables of benchmarks/README.md, from the JSON of a run: several sizes are in one."""
+    """The tables of benchmarks/README.md, from the JSON of a run; sizes of ours alone share one."""
     vectors = f" of {report['model']}" if report.get("model") else ""
     hits = f"; {report['k']} hits" if report.get("k", 100) != 100 else ""
+    results = report["results"]
     run = (
-        f"{report['results'][0]['queries']} queries of 32 tokens; kernels "
+        f"{results[0]['queries']} queries of 32 tokens; kernels "
         f"`{report['hardware']['kernels']}`; one thread, {report['build_threads']} to build{hits}"
     )
-    if len(report["results"]) > 1:
-        _print_sizes(report["results"], f"Real texts, tokens{vectors}, {run}")
+    if len(results) > 1 and not any(result["peers"] for result in results):
+        texts = "Real" if all(result.get("all_real") for result in results) else "Generated"
+        _print_sizes(results, f"{texts} documents, tokens{vectors}, {run}")
         return
-    result = report["results"][0]
-    print(f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, {run}:\n")
+    for result in results:
+        print(f"{result['documents']:,} documents, {result['tokens']:,} tokens{vectors}, {run}:\n")
+        _print_systems(result)
+
+
+def _print_systems(result: dict[str, Any]) -> None:
     print(
         "| engine | setting | p50 / p95 ms | recall@10 / @100 | bytes/token | build s | "
         "ours at its recall |"

@@ -143,7 +143,7 @@ def test_a_set_goes_on_with_texts_or_with_generated_documents(
     monkeypatch.setattr(data_module, "exact_truth", lambda *options: data_module.Truth([], []))
     data = data_module.prepare(tmp_path, 2500, 0, texts=tmp_path, real=real)
     assert asked == [3000 if real else 1000]
-    assert len(data.lengths) == 2500
+    assert (len(data.lengths), data.is_real, data.all_real) == (2500, True, real)
     assert data.lengths[:1000].tolist() == encoded[0].lengths.tolist()
     goes_on = encoded[1].lengths.tolist()
     assert (data.lengths[1000:2000].tolist() == goes_on) == real

@@ -31,9 +31,12 @@ def test_sizes_of_one_run_share_a_table(
     report = json.loads((BENCHMARKS / "results" / "search-real-starter.json").read_text("utf-8"))
     sizes = [result["documents"] for result in report["results"]]
     tables.print_markdown(report)
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Real documents")
+    table = [line for line in lines if line.startswith("|")]
     assert [int(row.split("|")[1].replace(",", "") or 0) for row in table[2::4]] == sizes
     assert not [row for row in table if "probes" in row]
-    report["results"] = report["results"][:1]
+    # A peer has no place in that table.
+    report["results"][1]["peers"] = [{"peer": "other", "settings": []}]
     tables.print_markdown(report)
-    assert "| engine | setting |" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("| engine | setting |") == len(sizes)
