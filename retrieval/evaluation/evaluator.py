@@ -157,8 +157,8 @@ def evaluate(
     Raises:
         MissingExtraError: pytrec_eval is not installed; raised before the first search.
         ConfigError: `settings` name another split than the collection's.
-        InputError: judged documents are missing and the collection is strict, or as in
-            `run_queries`.
+        InputError: judged documents are missing and the collection is strict, a judged id holds
+            whitespace and a run is to be written, or as in `run_queries`.
         ModelMismatchError: as in `run_queries`.
     """
     settings = settings or EvaluationSettings()

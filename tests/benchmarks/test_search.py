@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from retrieval.scoring import maxsim
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
+
+ImportProgram = Callable[[str], Any]
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
@@ -31,27 +33,23 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def truth_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("search_truth")
+def truth_module(import_program: ImportProgram) -> Any:
+    return import_program("search_truth")
 
 
 @pytest.fixture
-def generated_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("search_generated")
+def generated_module(import_program: ImportProgram) -> Any:
+    return import_program("search_generated")
 
 
 @pytest.fixture
-def encoding_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("search_encoding")
+def encoding_module(import_program: ImportProgram) -> Any:
+    return import_program("search_encoding")
 
 
 @pytest.fixture
-def data_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("search_data")
+def data_module(import_program: ImportProgram) -> Any:
+    return import_program("search_data")
 
 
 def test_the_truth_is_that_of_the_oracle(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,9 @@ def test_every_row_is_in_the_readme() -> None:
 
 
 def test_sizes_of_one_run_share_a_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    import_program: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    tables = import_module("search_tables")
+    tables = import_program("search_tables")
     report = json.loads((BENCHMARKS / "results" / "search-real-starter.json").read_text("utf-8"))
     sizes = [result["documents"] for result in report["results"]]
     tables.print_markdown(report)

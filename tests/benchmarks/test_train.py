@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
+
+ImportProgram = Callable[[str], Any]
 
 
 def run(*options: str, program: str = "train.py") -> subprocess.CompletedProcess[str]:
@@ -29,21 +31,18 @@ def run(*options: str, program: str = "train.py") -> subprocess.CompletedProcess
 
 
 @pytest.fixture
-def data_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("train_data")
+def data_module(import_program: ImportProgram) -> Any:
+    return import_program("train_data")
 
 
 @pytest.fixture
-def quality_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("train_quality")
+def quality_module(import_program: ImportProgram) -> Any:
+    return import_program("train_quality")
 
 
 @pytest.fixture
-def ratio_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module("train_ratio")
+def ratio_module(import_program: ImportProgram) -> Any:
+    return import_program("train_ratio")
 
 
 def test_unpadded_steps_lose_what_padded_ones_lose(tmp_path: Path) -> None:
