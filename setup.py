@@ -44,27 +44,21 @@ SANITIZER_FLAGS = [
     "-D_GLIBCXX_SANITIZE_VECTOR",
 ]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+# What multiplies bytes, compiled for each instruction set and for each kind of tiles.
+BYTE_SOURCES = ["native/maxsim.cpp", "native/plaid.cpp", "native/plaid_build.cpp"]
 # Compiled for each instruction set.
-KERNEL_SOURCES = [
-    "native/maxsim.cpp",
-    "native/modernbert.cpp",
-    "native/int8.cpp",
-    "native/plaid.cpp",
-    "native/plaid_build.cpp",
-]
+KERNEL_SOURCES = [*BYTE_SOURCES, "native/modernbert.cpp", "native/int8.cpp"]
 INSTRUCTION_SETS = {"portable": []}
-# Attention on AMX tiles: the function's name and its flags.
-EMULATED_TILES = {"portable_emulated_tile_attention": ["-DEMULATE_TILES"]}
-AMX = ["-mamx-tile", "-mamx-bf16"]
+# Kinds of AMX tiles and their flags.
+EMULATED_TILES = {"portable_emulated_tile": ["-DEMULATE_TILES"]}
+AMX = ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {
         "avx2": ["-mavx2", "-mfma"],
         "avx512": [*AVX512, "-mprefer-vector-width=512"],
         "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mprefer-vector-width=512"],
     }
-    EMULATED_TILES |= {
-        "emulated_tile_attention": [*INSTRUCTION_SETS["avx512_bf16"], "-DEMULATE_TILES"]
-    }
+    EMULATED_TILES |= {"emulated_tile": [*INSTRUCTION_SETS["avx512_bf16"], "-DEMULATE_TILES"]}
 
 
 class BuildLibrary(build_ext):
@@ -117,9 +111,7 @@ class BuildLibrary(build_ext):
             macros=[
                 ("KERNELS", f"{name}_kernels"),
                 ("INT8_KERNELS", f"{name}_int8_kernels"),
-                ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
-                ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
-                ("MAXSIM_KERNELS", f"{name}_maxsim"),
+                *_byte_kernels(name),
             ],
             extra_postargs=[*self._flags, *flags],
         )
@@ -130,19 +122,33 @@ class BuildLibrary(build_ext):
         if platform.system() != "Linux" or "avx512_bf16" not in INSTRUCTION_SETS:
             return []
         try:
-            return self._compile_tiles("amx_attention", [*INSTRUCTION_SETS["avx512_bf16"], *AMX])
+            return self._compile_tiles("amx", [*INSTRUCTION_SETS["avx512_bf16"], *AMX])
         except CompileError as error:
             self.warn(f"this compiler lacks AMX, so the library will not use it: {error}")
             return []
 
     def _compile_tiles(self, name: str, flags: list[str]) -> list[str]:
         objects: list[str] = self.compiler.compile(
-            ["native/attention_tiles.cpp"],
+            ["native/attention_tiles.cpp", *BYTE_SOURCES],
             output_dir=str(Path(self.build_temp) / name),
-            macros=[("ATTENTION", name), ("ATTENTION_GRADIENT", f"{name}_gradient")],
+            macros=[
+                ("ATTENTION", f"{name}_attention"),
+                ("ATTENTION_GRADIENT", f"{name}_attention_gradient"),
+                ("BYTE_TILES", "1"),
+                *_byte_kernels(name),
+            ],
             extra_postargs=[*self._flags, *flags],
         )
         return objects
+
+
+def _byte_kernels(name: str) -> list[tuple[str, str | None]]:
+    """What the tables of functions of `BYTE_SOURCES` are called."""
+    return [
+        ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
+        ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
+        ("MAXSIM_KERNELS", f"{name}_maxsim"),
+    ]
 
 
 class PlatformWheel(bdist_wheel):

@@ -1,9 +1,10 @@
-// Whether attention on AMX tiles can be trusted here.
+// Whether what computes on AMX tiles can be trusted here.
 #pragma once
 
 #include "kernels.h"
+#include "late_interaction.h"
 
-// Whether the processor has tiles of bfloat16 and the system lets this process use them; asks the
+// Whether the processor has tiles of bfloat16 and of bytes and the system lets this process use them; asks the
 // system once.
 bool has_tiles();
 
@@ -14,3 +15,6 @@ bool attends_alike(AttentionFunction* candidate, AttentionFunction* reference);
 // Whether `candidate` gives the gradients that `reference` gives after `attention`.
 bool differentiates_alike(AttentionGradientFunction* candidate,
                           AttentionGradientFunction* reference, AttentionFunction* attention);
+
+// Whether `candidate` gives the bounds that `reference` gives; both round queries to the same levels.
+bool bounds_alike(BoundFunction* candidate, BoundFunction* reference);

@@ -16,17 +16,7 @@ struct TileProducts {
     static constexpr int VALUE_STEP = 2 * TILE_SIDE;
     static constexpr int SCORE_STRIDE = KEY_BLOCK + 16;
 
-    // Configuration belongs to the thread, and other libraries change it: loaded in every call.
-    TileProducts() {
-        TileConfiguration configuration = {};
-        configuration.palette = 1;
-        for (int tile = 0; tile < 8; ++tile) {
-            configuration.rows[tile] = TILE_SIDE;
-            configuration.row_bytes[tile] = 4 * TILE_SIDE;
-        }
-        tiles_configure(configuration);
-    }
-    ~TileProducts() { tiles_release(); }
+    const ConfiguredTiles tiles{{16, 16, 16, 16, 16, 16, 16, 16}};
 
     // Adds a[i][s] * b[s][c] for `words` s; ROWS of a's rows, each `a_stride` words, and two tiles
     // of columns, which begin at b and at b_second.

@@ -4,6 +4,9 @@
 #pragma once
 
 #include "simd.h"
+#if defined(BYTE_TILES)
+#include "tiles.h"
+#endif
 
 namespace {
 
@@ -19,6 +22,23 @@ constexpr int SIGNED_LEVELS = 63;
 
 // Rows that are multiplied at a time with 32 columns: their sums and the columns fit the registers.
 constexpr int ROWS_AT_ONCE = LANES == 16 ? 8 : LANES == 8 ? 2 : 1;
+
+// Rows of bytes: those, or a tile's. `ByteTiles` is what has to live while they are multiplied.
+#if defined(BYTE_TILES)
+constexpr int BYTE_ROWS = TILE_SIDE, HALF_BYTE_ROWS = TILE_SIDE / 2;
+
+// Tiles of sums (0 and 1, with half of the rows 2 and 3), of rows (4, or 5), of columns (6 and 7).
+struct ByteTiles {
+    const ConfiguredTiles tiles{
+        {BYTE_ROWS, BYTE_ROWS, HALF_BYTE_ROWS, HALF_BYTE_ROWS, BYTE_ROWS, HALF_BYTE_ROWS, 16, 16}};
+};
+#else
+constexpr int BYTE_ROWS = ROWS_AT_ONCE, HALF_BYTE_ROWS = (BYTE_ROWS + 1) / 2;
+
+struct ByteTiles {
+    ByteTiles() {}
+};
+#endif
 
 #if LANES == 16
 // Adds products of 64 bytes, by fours.
@@ -63,7 +83,7 @@ inline Ints load_ints(const void* from) {
 
 // sums[r][v] += row r times the columns of `panel` from its first on, VECTORS * LANES of them.
 template <int ROWS, int VECTORS>
-inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
+inline void multiply_by_vectors(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
                            size_t columns, int depth, Ints (&sums)[ROWS][VECTORS]) {
     for (int d = 0; d < depth; d += 4) {
         Ints right[VECTORS];
@@ -75,6 +95,50 @@ inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* 
         }
         panel += 4 * columns;
     }
+}
+
+#if defined(BYTE_TILES)
+// The same for a depth of whole tiles; sums: (ROWS, COLUMNS). Written where no processor had tiles:
+// tested through the emulation, and its speed is not known. (Out of line: in line, GCC 12 spills the
+// addresses to memory between tiles.)
+template <int ROWS, int COLUMNS>
+[[gnu::noinline]] void multiply_on_tiles(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
+                                         size_t panel_bytes, int depth, void* sums) {
+    static_assert(ROWS == BYTE_ROWS || ROWS == HALF_BYTE_ROWS, "other tiles have other rows");
+    static_assert(COLUMNS == TILE_SIDE || COLUMNS == 2 * TILE_SIDE, "one tile of columns, or two");
+    constexpr int SUM = ROWS == BYTE_ROWS ? 0 : 2, OTHER = SUM + 1;
+    constexpr int ROW = ROWS == BYTE_ROWS ? 4 : 5;
+    constexpr bool ARE_TWO = COLUMNS > TILE_SIDE;
+    uint8_t* other_sums = (uint8_t*)sums + TILE_BYTES;
+    tile_load<SUM>(sums, 4 * COLUMNS);
+    if constexpr (ARE_TWO) tile_load<OTHER>(other_sums, 4 * COLUMNS);
+    for (int d = 0; d < depth; d += TILE_BYTES, panel += TILE_SIDE * panel_bytes) {
+        tile_load<ROW>(rows + d, row_bytes);
+        tile_load<6>(panel, panel_bytes);
+        tile_multiply_bytes<SUM, ROW, 6>();
+        if constexpr (ARE_TWO) {
+            tile_load<7>(panel + TILE_BYTES, panel_bytes);
+            tile_multiply_bytes<OTHER, ROW, 7>();
+        }
+    }
+    tile_store<SUM>(sums, 4 * COLUMNS);
+    if constexpr (ARE_TWO) tile_store<OTHER>(other_sums, 4 * COLUMNS);
+}
+#endif
+
+// By tiles where there are some, and what fills none by vectors.
+template <int ROWS, int VECTORS>
+inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
+                           size_t columns, int depth, Ints (&sums)[ROWS][VECTORS]) {
+#if defined(BYTE_TILES)
+    const int on_tiles = depth / TILE_BYTES * TILE_BYTES;
+    if (on_tiles) {
+        multiply_on_tiles<ROWS, VECTORS * LANES>(rows, row_bytes, panel, 4 * columns, on_tiles,
+                                                 sums);
+        rows += on_tiles, panel += on_tiles * columns, depth -= on_tiles;
+    }
+#endif
+    multiply_by_vectors(rows, row_bytes, panel, columns, depth, sums);
 }
 
 // Nearest integers of numbers below 2^22 in size.

@@ -20,15 +20,23 @@ extern const LateInteractionKernels avx2_late_interaction, avx512_late_interacti
     avx512_bf16_late_interaction;
 extern const PlaidBuildKernels avx2_plaid_build, avx512_plaid_build, avx512_bf16_plaid_build;
 extern const MaxSimKernels avx2_maxsim, avx512_maxsim, avx512_bf16_maxsim;
-AttentionFunction emulated_tile_attention;
-AttentionGradientFunction emulated_tile_attention_gradient;
+#endif
+
+// What computes on one kind of tiles.
+#define DECLARE_TILES(NAME)                                                                        \
+    AttentionFunction NAME##_attention;                                                            \
+    AttentionGradientFunction NAME##_attention_gradient;                                           \
+    extern const LateInteractionKernels NAME##_late_interaction;                                   \
+    extern const PlaidBuildKernels NAME##_plaid_build;                                             \
+    extern const MaxSimKernels NAME##_maxsim;
+
 #if defined(HAS_AMX)
-AttentionFunction amx_attention;
-AttentionGradientFunction amx_attention_gradient;
+DECLARE_TILES(amx)
 #endif
+#if defined(__x86_64__)
+DECLARE_TILES(emulated_tile)
 #endif
-AttentionFunction portable_emulated_tile_attention;
-AttentionGradientFunction portable_emulated_tile_attention_gradient;
+DECLARE_TILES(portable_emulated_tile)
 
 namespace {
 
@@ -62,7 +70,8 @@ bool computes_on_amx() {
     static const bool is_right =
         attends_alike(amx_attention, vectors.attention[1]) &&
         differentiates_alike(amx_attention_gradient, vectors.attention_gradient[1],
-                             vectors.attention[1]);
+                             vectors.attention[1]) &&
+        bounds_alike(amx_maxsim.bound, avx512_bf16_maxsim.bound);
     return is_right;
 }
 #endif
@@ -71,8 +80,8 @@ bool computes_on_amx() {
 const InstructionSet SETS[] = {
 #if defined(HAS_AMX)
     {"avx512_amx", [] { return has_amx() && computes_on_amx(); }, &avx512_bf16_kernels,
-     &avx512_bf16_int8_kernels, &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
-     &avx512_bf16_maxsim, amx_attention, amx_attention_gradient},
+     &avx512_bf16_int8_kernels, &amx_late_interaction, &amx_plaid_build, &amx_maxsim,
+     amx_attention, amx_attention_gradient},
 #endif
 #if defined(__x86_64__)
     {"avx512_bf16", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
@@ -89,12 +98,13 @@ const InstructionSet SETS[] = {
 // For tests of what computes on tiles.
 #if defined(__x86_64__)
     {"amx_emulated", has_avx512_bf16, &avx512_bf16_kernels, &avx512_bf16_int8_kernels,
-     &avx512_bf16_late_interaction, &avx512_bf16_plaid_build,
-     &avx512_bf16_maxsim, emulated_tile_attention, emulated_tile_attention_gradient, true},
+     &emulated_tile_late_interaction, &emulated_tile_plaid_build, &emulated_tile_maxsim,
+     emulated_tile_attention, emulated_tile_attention_gradient, true},
 #endif
     {"amx_emulated_portable", [] { return true; }, &portable_kernels, &portable_int8_kernels,
-     &portable_late_interaction, &portable_plaid_build, &portable_maxsim,
-     portable_emulated_tile_attention, portable_emulated_tile_attention_gradient, true},
+     &portable_emulated_tile_late_interaction, &portable_emulated_tile_plaid_build,
+     &portable_emulated_tile_maxsim, portable_emulated_tile_attention,
+     portable_emulated_tile_attention_gradient, true},
 };
 
 const InstructionSet* best() {
@@ -144,6 +154,11 @@ int retrieval_attention_is_right(AttentionFunction* attention) {
 int retrieval_attention_gradient_is_right(AttentionGradientFunction* gradient) {
     return differentiates_alike(gradient, portable_kernels.attention_gradient[1],
                                 portable_kernels.attention[1]);
+}
+
+// Whether bounds of MaxSim are those of another function, which rounds queries to the same levels.
+int retrieval_bounds_are_alike(BoundFunction* bound, BoundFunction* reference) {
+    return bounds_alike(bound, reference);
 }
 
 const char* retrieval_current_instruction_set() { return current->name; }

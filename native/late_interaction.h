@@ -121,13 +121,16 @@ struct TrainingBatch {
     int32_t queries, tokens, width;
 };
 
+// Writes at least what MaxSim is of the float32 or float16 tokens that were rounded, as computed on
+// any instruction set; -inf for a document without tokens.
+typedef void BoundFunction(const RoundedRuns* rounded, const float* query, int32_t tokens,
+                           float* bounds);
+
 struct MaxSimKernels {
     // Writes MaxSim with each document; -inf for one without tokens. With tokens in bfloat16 the
     // query is rounded to bfloat16 as well.
     void (*score)(const TokenRuns* runs, const float* query, int32_t tokens, float* scores);
-    // Writes at least what `score` gives for the float32 or float16 tokens that were rounded, on
-    // any instruction set; -inf for a document without tokens.
-    void (*bound)(const RoundedRuns* rounded, const float* query, int32_t tokens, float* bounds);
+    BoundFunction* bound;
     // Writes, (documents, queries) each, the largest product of every query token with a document's
     // tokens, and the number of the first token that has it; -inf and 0 where none counts.
     void (*match)(const TrainingBatch* batch, float* best, int64_t* tokens);

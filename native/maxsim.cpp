@@ -192,14 +192,15 @@ float largest_of(const float* values, int64_t count) {
 // MaxSim. The last term is for what `score`, and the sums here, may round: each sum of n floats
 // is off by n * 2^-24 of the sum of their sizes at the most.
 void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float* bounds) {
+    const ByteTiles tiles;
     Scratch& s = scratch_of_thread();
     const TokenRuns& runs = rounded->runs;
     const int width = runs.width;
     const ByteQuery q = to_bytes(query, tokens, width, s);
     const double rounding = (width + 2.0 * tokens + 16) * 0x1p-24 * (q.lengths + q.errors);
     s.best.resize(q.columns);
-    s.byte_rows.resize((size_t)ROWS_AT_ONCE * width);
-    s.few_scales.resize(ROWS_AT_ONCE);
+    s.byte_rows.resize((size_t)BYTE_ROWS * width);
+    s.few_scales.resize(BYTE_ROWS);
     float* best = s.best.data();
     for (int64_t document = 0; document < runs.count; ++document) {
         const int64_t start = runs.starts[document], length = runs.ends[document] - start;
@@ -212,26 +213,25 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
         const uint8_t* rows = (const uint8_t*)runs.tokens + start * width;
         const float* scales = rounded->scales + start;
         int64_t count = length;
-        if (count < ROWS_AT_ONCE) {
-            for (int r = 0; r < ROWS_AT_ONCE; ++r) {
+        if (count < BYTE_ROWS) {
+            for (int r = 0; r < BYTE_ROWS; ++r) {
                 const int64_t row = std::min<int64_t>(r, length - 1);
                 std::memcpy(s.byte_rows.data() + (size_t)r * width, rows + row * width, width);
                 s.few_scales[r] = scales[row];
             }
-            rows = s.byte_rows.data(), scales = s.few_scales.data(), count = ROWS_AT_ONCE;
+            rows = s.byte_rows.data(), scales = s.few_scales.data(), count = BYTE_ROWS;
         }
         std::fill(best, best + q.columns, LOWEST);
-        constexpr int HALF = (ROWS_AT_ONCE + 1) / 2;
-        for (int64_t first = 0; first < count; first += ROWS_AT_ONCE) {
+        for (int64_t first = 0; first < count; first += BYTE_ROWS) {
             // The last rows are met again where no whole block is left: that changes no maximum.
-            const bool is_half = count - first <= HALF;
-            const int64_t row = std::min(first, count - (is_half ? HALF : ROWS_AT_ONCE));
-            const uint8_t* ahead = rows + (row + 2 * ROWS_AT_ONCE) * width;
-            for (int at = 0; at < ROWS_AT_ONCE * width; at += 64) __builtin_prefetch(ahead + at);
+            const bool is_half = count - first <= HALF_BYTE_ROWS;
+            const int64_t row = std::min(first, count - (is_half ? HALF_BYTE_ROWS : BYTE_ROWS));
+            const uint8_t* ahead = rows + (row + 2 * BYTE_ROWS) * width;
+            for (int at = 0; at < BYTE_ROWS * width; at += 64) __builtin_prefetch(ahead + at);
             each_group(q.columns, [&](int column, auto vectors) {
                 constexpr int VECTORS = decltype(vectors)::value;
-                const auto raise = is_half ? raise_bytes<HALF, VECTORS>
-                                           : raise_bytes<ROWS_AT_ONCE, VECTORS>;
+                const auto raise = is_half ? raise_bytes<HALF_BYTE_ROWS, VECTORS>
+                                           : raise_bytes<BYTE_ROWS, VECTORS>;
                 raise(rows + row * width, scales + row, width, s.byte_panel.data() + 4 * column,
                       s.bias.data() + column, q.columns, best + column);
             });

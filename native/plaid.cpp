@@ -58,7 +58,7 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
     const bool is_stopped = is_ranked && may_stop(effort, count);
     if (is_stopped) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
-    s.rows.resize((size_t)ROWS_AT_ONCE * q.depth);
+    s.rows.resize((size_t)BYTE_ROWS * q.depth);
     const auto document = [&](int64_t at) -> NearDocument& {
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
     };
@@ -138,6 +138,7 @@ int block_size(int centroids, int probes) {
 int64_t search(const PlaidView* view, const float* query, int32_t tokens,
                const PlaidEffort* effort, const uint8_t* mask, int64_t* positions, float* scores,
                PlaidStages* stages) {
+    const ByteTiles tiles;
     Scratch& s = scratch_of_thread();
     s.is_damaged = false;
     Query& q = s.query;
@@ -168,6 +169,7 @@ int64_t search(const PlaidView* view, const float* query, int32_t tokens,
 
 int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const PlaidEffort* effort,
              int64_t count, int64_t* positions, float* scores) {
+    const ByteTiles tiles;
     Scratch& s = scratch_of_thread();
     s.is_damaged = false;
     prepare(s.query, *view->codec, query, tokens);

@@ -43,14 +43,14 @@ struct Columns {
     }
 };
 
-// Products of ROWS_AT_ONCE rows with the columns of one panel, in floats that can be compared
+// Products of BYTE_ROWS rows with the columns of one panel, in floats that can be compared
 // along a row: each is off by the row's own scale.
 template <class F>
 inline void each_product(const Columns& columns, const uint8_t* rows, int panel, F f) {
     constexpr int VECTORS = PANEL / LANES;
-    Ints sums[ROWS_AT_ONCE][VECTORS];
+    Ints sums[BYTE_ROWS][VECTORS];
     const int first = panel * PANEL;
-    for (int r = 0; r < ROWS_AT_ONCE; ++r)
+    for (int r = 0; r < BYTE_ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v)
             sums[r][v] = load_ints(columns.bias.data() + first + v * LANES);
     multiply_bytes(rows, columns.width, columns.bytes.data() + (size_t)first * columns.width, PANEL,
@@ -58,7 +58,7 @@ inline void each_product(const Columns& columns, const uint8_t* rows, int panel,
     for (int v = 0; v < VECTORS; ++v) {
         const Floats scales = load(columns.scales.data() + first + v * LANES);
         const Floats floors = load(columns.floors.data() + first + v * LANES);
-        for (int r = 0; r < ROWS_AT_ONCE; ++r)
+        for (int r = 0; r < BYTE_ROWS; ++r)
             f(r, first + v * LANES, to_floats(sums[r][v]) * scales + floors);
     }
 }
@@ -99,7 +99,7 @@ void free_groups(CentroidGroups* groups) { delete groups; }
 
 // Tokens as rows of bytes, each with a scale of its own, which the largest product does not need.
 void to_rows(const float* tokens, int64_t count, int width, std::vector<uint8_t>& rows) {
-    rows.assign((size_t)(count + ROWS_AT_ONCE) * width, 128);
+    rows.assign((size_t)(count + BYTE_ROWS) * width, 128);
     for (int64_t t = 0; t < count; ++t) {
         const float* from = tokens + t * width;
         uint8_t* to = rows.data() + t * width;
@@ -132,14 +132,14 @@ void choose_groups(const CentroidGroups& groups, const std::vector<uint8_t>& row
                    std::vector<int32_t>& chosen) {
     const int probed = groups.probed, padded = (groups.heads.count + PANEL - 1) / PANEL * PANEL;
     chosen.resize((size_t)tokens * probed);
-    std::vector<float> scores((size_t)ROWS_AT_ONCE * padded);
-    for (int64_t t = 0; t < tokens; t += ROWS_AT_ONCE) {
+    std::vector<float> scores((size_t)BYTE_ROWS * padded);
+    for (int64_t t = 0; t < tokens; t += BYTE_ROWS) {
         for (int panel = 0; panel < padded / PANEL; ++panel)
             each_product(groups.heads, rows.data() + t * groups.width, panel,
                          [&](int r, int column, Floats value) {
                              store(scores.data() + (size_t)r * padded + column, value);
                          });
-        const int64_t last = std::min<int64_t>(tokens, t + ROWS_AT_ONCE);
+        const int64_t last = std::min<int64_t>(tokens, t + BYTE_ROWS);
         for (int64_t row = t; row < last; ++row) {
             Best best[MOST_GROUPS_PROBED];
             const float* from = scores.data() + (size_t)(row - t) * padded;
@@ -155,6 +155,7 @@ void choose_groups(const CentroidGroups& groups, const std::vector<uint8_t>& row
 }
 
 void nearest(const CentroidGroups* groups, const float* tokens, int64_t count, int32_t* codes) {
+    const ByteTiles tiles;
     const int width = groups->width, probed = groups->probed;
     const int64_t group_count = (int64_t)groups->groups.size();
     std::vector<uint8_t> rows, gathered;
@@ -174,15 +175,15 @@ void nearest(const CentroidGroups* groups, const float* tokens, int64_t count, i
         const Columns& columns = groups->groups[group];
         const int32_t* members = groups->members[group].data();
         const int64_t first = starts[group], total = starts[group + 1] - first;
-        gathered.resize((size_t)(total + ROWS_AT_ONCE) * width);
+        gathered.resize((size_t)(total + BYTE_ROWS) * width);
         for (int64_t at = 0; at < total; ++at)
             std::memcpy(gathered.data() + at * width,
                         rows.data() + (size_t)of_group[first + at] * width, width);
         const int panels = (columns.count + PANEL - 1) / PANEL;
-        for (int64_t at = 0; panels && at < total; at += ROWS_AT_ONCE) {
-            Floats most[ROWS_AT_ONCE];
-            Ints where[ROWS_AT_ONCE];
-            for (int r = 0; r < ROWS_AT_ONCE; ++r)
+        for (int64_t at = 0; panels && at < total; at += BYTE_ROWS) {
+            Floats most[BYTE_ROWS];
+            Ints where[BYTE_ROWS];
+            for (int r = 0; r < BYTE_ROWS; ++r)
                 most[r] = broadcast(LOWEST), where[r] = Ints{};
             for (int panel = 0; panel < panels; ++panel)
                 each_product(columns, gathered.data() + at * width, panel,
@@ -191,7 +192,7 @@ void nearest(const CentroidGroups* groups, const float* tokens, int64_t count, i
                                  most[r] = choose(is_better, value, most[r]);
                                  where[r] = is_better ? Ints{} + column : where[r];
                              });
-            const int64_t last = std::min<int64_t>(total, at + ROWS_AT_ONCE);
+            const int64_t last = std::min<int64_t>(total, at + BYTE_ROWS);
             for (int64_t row = at; row < last; ++row) {
                 Best& mine = best[of_group[first + row]];
                 for (int lane = 0; lane < LANES; ++lane) {

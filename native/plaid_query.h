@@ -258,20 +258,25 @@ void score_centroids(const PlaidCodec& codec, const Query& q, int block, Scratch
             factors[v] = load(q.factors.data() + column + v * LANES);
             bias[v] = load_ints(q.centroid_bias.data() + column + v * LANES);
         }
-        for (int64_t k = 0; k < padded; k += ROWS_AT_ONCE) {
-            Ints sums[ROWS_AT_ONCE][VECTORS];
-            for (int r = 0; r < ROWS_AT_ONCE; ++r)
+        const auto score_rows = [&](int64_t k, auto rows) {
+            constexpr int ROWS = decltype(rows)::value;
+            Ints sums[ROWS][VECTORS];
+            for (int r = 0; r < ROWS; ++r)
                 for (int v = 0; v < VECTORS; ++v) sums[r][v] = bias[v];
             multiply_bytes(codec.bytes + k * codec.width, codec.width,
                            q.centroid_panel.data() + 4 * column, columns, codec.width, sums);
-            for (int r = 0; r < ROWS_AT_ONCE; ++r) {
+            for (int r = 0; r < ROWS; ++r) {
                 int16_t* to = s.scores.data() + (k + r) * columns + column;
                 for (int v = 0; v < VECTORS; ++v)
                     store_shorts(to + v * LANES,
                                  nearest_integers(to_floats(sums[r][v]) *
                                                   (factors[v] * codec.byte_scales[k + r])));
             }
-        }
+        };
+        int64_t k = 0;
+        for (; k + BYTE_ROWS <= padded; k += BYTE_ROWS)
+            score_rows(k, std::integral_constant<int, BYTE_ROWS>());
+        if (k < padded) score_rows(k, std::integral_constant<int, std::min(BYTE_ROWS, 8)>());
     });
     const int64_t blocks = (codec.centroids + block - 1) / block;
     s.block_best.resize((size_t)blocks * columns);

@@ -205,15 +205,14 @@ inline void raise_to_residuals(const Query& q, const Decoder& decode, const Plai
 template <int DEPTH>
 void raise_to_document(const Query& q, const Decoder& decode, const NearDocument& document,
                        NearDocument& next, Scratch& s) {
-    constexpr int HALF = (ROWS_AT_ONCE + 1) / 2;
     const PlaidSegment& segment = *document.segment;
     const NearToken* tokens = document.tokens.data();
     int64_t left = document.count;
-    for (; left > HALF; left -= ROWS_AT_ONCE, tokens += ROWS_AT_ONCE) {
-        fetch_residuals(next, ROWS_AT_ONCE, decode.bytes);
-        raise_to_residuals<ROWS_AT_ONCE, DEPTH>(q, decode, segment, tokens, left, s);
+    for (; left > HALF_BYTE_ROWS; left -= BYTE_ROWS, tokens += BYTE_ROWS) {
+        fetch_residuals(next, BYTE_ROWS, decode.bytes);
+        raise_to_residuals<BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
     }
-    if (left > 0) raise_to_residuals<HALF, DEPTH>(q, decode, segment, tokens, left, s);
+    if (left > 0) raise_to_residuals<HALF_BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
 }
 
 // MaxSim of one document from its codes and residuals, while those of `next` are fetched.

@@ -1,4 +1,4 @@
-// The six operations on AMX tiles that attention takes, on tiles of 16 rows of 64 bytes.
+// The operations on AMX tiles that are taken here, on tiles of up to 16 rows of 64 bytes.
 //
 // Not the compiler's intrinsics: those of GCC 12 do not say that they touch memory, and stores move
 // across them. A tile holds TILE_WORDS words in each row.
@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int TILE_SIDE = 16;  // rows, and words of a row
+constexpr int TILE_BYTES = 4 * TILE_SIDE;
 
 struct alignas(64) TileConfiguration {
     uint8_t palette, start_row, reserved[14];
@@ -46,6 +47,28 @@ template <int SUM, int A, int B> inline void tile_multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B) : "memory");
 }
 
+// SUM += A times B, whose words are four bytes, unsigned ones in A and signed ones in B.
+template <int SUM, int A, int B> inline void tile_multiply_bytes() {
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B) : "memory");
+}
+
 #endif
+
+// Tiles of so many rows, as long as it lives. Configuration belongs to the thread, and other
+// libraries change it: one in every call.
+struct ConfiguredTiles {
+    explicit ConfiguredTiles(const uint8_t (&rows)[8]) {
+        TileConfiguration configuration = {};
+        configuration.palette = 1;
+        for (int tile = 0; tile < 8; ++tile) {
+            configuration.rows[tile] = rows[tile];
+            configuration.row_bytes[tile] = TILE_BYTES;
+        }
+        tiles_configure(configuration);
+    }
+    ~ConfiguredTiles() { tiles_release(); }
+    ConfiguredTiles(const ConfiguredTiles&) = delete;
+    ConfiguredTiles& operator=(const ConfiguredTiles&) = delete;
+};
 
 }  // namespace

@@ -1,7 +1,7 @@
 // AMX tiles in plain C++, to test what computes on them where no processor has them.
 //
 // Follows the operations of Intel's Architecture Instruction Set Extensions reference (ldtilecfg,
-// tilezero, tileloadd, tilestored, tdpbf16ps, tilerelease), and stops the program where a processor
+// tilezero, tileloadd, tilestored, tdpbf16ps, tdpbusd, tilerelease), and stops the program where a processor
 // would: tiles without a configuration, or whose sizes do not fit each other.
 #pragma once
 
@@ -82,13 +82,20 @@ inline float widened_half(uint32_t word, int half) {
     return flushed(value);
 }
 
-template <int SUM, int A, int B> inline void tile_multiply() {
+// Whether a product of two tiles may be added to a third one.
+template <int SUM, int A, int B> inline void demand_that_tiles_fit() {
     static_assert(SUM != A && SUM != B && A != B, "the processor refuses a tile twice");
+    const EmulatedTile& sum = tile_of_thread<SUM>();
+    const EmulatedTile &a = tile_of_thread<A>(), &b = tile_of_thread<B>();
+    demand(sum.rows == a.rows && sum.row_bytes == b.row_bytes && a.row_bytes / 4 == b.rows);
+    demand(a.row_bytes % 4 == 0 && sum.row_bytes % 4 == 0);
+}
+
+template <int SUM, int A, int B> inline void tile_multiply() {
+    demand_that_tiles_fit<SUM, A, B>();
     EmulatedTile& sum = tile_of_thread<SUM>();
     const EmulatedTile &a = tile_of_thread<A>(), &b = tile_of_thread<B>();
     const int words = a.row_bytes / 4, columns = sum.row_bytes / 4;
-    demand(sum.rows == a.rows && sum.row_bytes == b.row_bytes && words == b.rows);
-    demand(a.row_bytes % 4 == 0 && sum.row_bytes % 4 == 0);
     for (int row = 0; row < sum.rows; ++row) {
         float halves[16][2] = {};  // the sums of even and of odd numbers
         for (int s = 0; s < words; ++s) {
@@ -107,6 +114,23 @@ template <int SUM, int A, int B> inline void tile_multiply() {
         for (int column = 0; column < columns; ++column)
             sums[column] = flushed(flushed(sums[column]) +
                                    flushed(halves[column][0] + halves[column][1]));
+        std::memcpy(sum.bytes[row], sums, 4 * columns);
+    }
+}
+
+template <int SUM, int A, int B> inline void tile_multiply_bytes() {
+    demand_that_tiles_fit<SUM, A, B>();
+    EmulatedTile& sum = tile_of_thread<SUM>();
+    const EmulatedTile &a = tile_of_thread<A>(), &b = tile_of_thread<B>();
+    const int words = a.row_bytes / 4, columns = sum.row_bytes / 4;
+    for (int row = 0; row < sum.rows; ++row) {
+        uint32_t sums[16];
+        std::memcpy(sums, sum.bytes[row], 4 * columns);
+        for (int s = 0; s < words; ++s)
+            for (int column = 0; column < columns; ++column)
+                for (int byte = 0; byte < 4; ++byte)
+                    sums[column] += (uint32_t)((int)a.bytes[row][4 * s + byte] *
+                                               (int8_t)b.bytes[s][4 * column + byte]);
         std::memcpy(sum.bytes[row], sums, 4 * columns);
     }
 }

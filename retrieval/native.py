@@ -80,7 +80,7 @@ def choose_instruction_set(name: str) -> None:
 
     Args:
         name: one of `instruction_sets()`, or "amx_emulated" or "amx_emulated_portable", which run
-            the attention of "avx512_amx" where no processor has it.
+            what "avx512_amx" computes on tiles where no processor has them.
 
     Raises:
         ConfigError: the library or the processor does not have it.

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from retrieval import native
+from retrieval.errors import ConfigError
+from tests.tiles import VECTORS_OF
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +65,20 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     assert before is not None
     native.choose_instruction_set(request.param)
     yield request.param
+    native.choose_instruction_set(before)
+
+
+@pytest.fixture(params=VECTORS_OF)
+def emulated(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every emulation of AMX tiles that runs here, in turn."""
+    name: str = request.param
+    before = native.instruction_set()
+    assert before is not None
+    try:
+        native.choose_instruction_set(name)
+    except ConfigError:
+        pytest.skip("this processor has no bfloat16 vectors")
+    yield name
     native.choose_instruction_set(before)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,29 +14,9 @@ from torch import Tensor
 from retrieval import native
 from retrieval.backbone import kernels
 from retrieval.backbone.rotary import rotate
-from retrieval.errors import ConfigError
-
-EMULATED = ["amx_emulated", "amx_emulated_portable"]
+from tests.tiles import VECTORS_OF
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="needs the compiled kernels")
-
-
-@pytest.fixture(autouse=True)
-def _same_instruction_set_afterwards() -> Iterator[None]:
-    before = native.instruction_set()
-    assert before is not None
-    yield
-    native.choose_instruction_set(before)
-
-
-@pytest.fixture(params=EMULATED)
-def emulated(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    try:
-        native.choose_instruction_set(name)
-    except ConfigError:
-        pytest.skip("this processor has no bfloat16 vectors")
-    return name
 
 
 def attend(
@@ -169,14 +148,15 @@ def test_a_sequence_does_not_depend_on_those_beside_it(emulated: str, window: in
 
 def test_widths_that_fill_no_tile_take_the_kernels_without_tiles(emulated: str) -> None:
     qkv = random_qkv(50, 48)
-    without = "avx512_bf16" if emulated == "amx_emulated" else "portable"
-    found, expected = (attend(each, qkv, [50], heads=1, window=5) for each in (emulated, without))
+    found, expected = (
+        attend(each, qkv, [50], heads=1, window=5) for each in (emulated, VECTORS_OF[emulated])
+    )
     assert torch.equal(found, expected)
 
 
 def test_emulation_is_only_taken_on_request(emulated: str) -> None:
     assert native.instruction_set() == emulated
-    assert not set(EMULATED) & set(native.instruction_sets())
+    assert not set(VECTORS_OF) & set(native.instruction_sets())
 
 
 # Each with the number of its arguments, the one that it writes to, and a number of it to change.
