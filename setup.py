@@ -45,9 +45,14 @@ SANITIZER_FLAGS = [
 ]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 # What multiplies bytes, compiled for each instruction set and for each kind of tiles.
-BYTE_SOURCES = ["native/maxsim.cpp", "native/plaid.cpp", "native/plaid_build.cpp"]
+BYTE_SOURCES = [
+    "native/int8.cpp",
+    "native/maxsim.cpp",
+    "native/plaid.cpp",
+    "native/plaid_build.cpp",
+]
 # Compiled for each instruction set.
-KERNEL_SOURCES = [*BYTE_SOURCES, "native/modernbert.cpp", "native/int8.cpp"]
+KERNEL_SOURCES = [*BYTE_SOURCES, "native/modernbert.cpp"]
 INSTRUCTION_SETS = {"portable": []}
 # Kinds of AMX tiles and their flags.
 EMULATED_TILES = {"portable_emulated_tile": ["-DEMULATE_TILES"]}
@@ -110,7 +115,6 @@ class BuildLibrary(build_ext):
             output_dir=str(Path(self.build_temp) / name),
             macros=[
                 ("KERNELS", f"{name}_kernels"),
-                ("INT8_KERNELS", f"{name}_int8_kernels"),
                 *_byte_kernels(name),
             ],
             extra_postargs=[*self._flags, *flags],
@@ -145,6 +149,7 @@ class BuildLibrary(build_ext):
 def _byte_kernels(name: str) -> list[tuple[str, str | None]]:
     """What the tables of functions of `BYTE_SOURCES` are called."""
     return [
+        ("INT8_KERNELS", f"{name}_int8_kernels"),
         ("LATE_INTERACTION_KERNELS", f"{name}_late_interaction"),
         ("PLAID_BUILD_KERNELS", f"{name}_plaid_build"),
         ("MAXSIM_KERNELS", f"{name}_maxsim"),

@@ -1,9 +1,9 @@
 // Linear layers in int8, for one instruction set: rows to 8 bits, each with a scale and a zero
 // point of its own, and their product with weights that have a scale for each output.
 
+#include "bytes.h"
 #include "int8.h"
 #include "rows.h"
-#include "simd.h"
 
 #include <algorithm>
 #include <vector>
@@ -106,12 +106,6 @@ inline void accumulate(Ints& sum, uint32_t unsigned_bytes, Ints signed_bytes) {
 #endif
 }
 
-inline Ints load_bytes(const void* from) {
-    Ints out;
-    std::memcpy(&out, from, sizeof out);
-    return out;
-}
-
 template <class T> struct Target {
     const QuantizedRows* in;
     const Int8Product* product;
@@ -154,7 +148,7 @@ inline void tile(const Target<T>& target, int64_t row, int panel, int first_vect
     for (int s = 0; s < words; ++s) {
         Ints columns[PANEL_VECTORS];
         for (int j = 0; j < PANEL_VECTORS; ++j)
-            columns[j] = load_bytes(b + (size_t)s * PANEL_COLUMNS * 4 + j * LANES * 4);
+            columns[j] = load_ints(b + (size_t)s * PANEL_COLUMNS * 4 + j * LANES * 4);
         for (int i = 0; i < ROWS; ++i) {
             uint32_t bytes;
             std::memcpy(&bytes, a + (size_t)i * depth + 4 * s, sizeof bytes);
@@ -169,7 +163,7 @@ inline void tile(const Target<T>& target, int64_t row, int panel, int first_vect
     const int column = panel * PANEL_COLUMNS + first_vector * LANES;
     for (int i = 0; i < ROWS; ++i)
         for (int j = 0; j < PANEL_VECTORS; ++j)
-            target.finish(row + i, column + j * LANES, load_bytes(finished[i][j]));
+            target.finish(row + i, column + j * LANES, load_ints(finished[i][j]));
 }
 
 template <class T, int ROWS>
@@ -178,9 +172,37 @@ void rows_of_panel(const Target<T>& target, int64_t row, int panel) {
         tile<T, ROWS>(target, row, panel, vector);
 }
 
+// As many of the rows from `row` to `last` as fill AMX tiles, where the depth does too; returns the
+// first that is left.
+template <class T>
+inline int64_t tiles_of_panel(const Target<T>& target, int64_t row, int64_t last, int panel) {
+#if defined(BYTE_TILES)
+    constexpr int COLUMNS = 2 * TILE_SIDE;
+    const int depth = target.product->depth;
+    if (depth % TILE_BYTES) return row;
+    for (; row + BYTE_ROWS <= last; row += BYTE_ROWS) {
+        for (int column = panel * PANEL_COLUMNS; column < (panel + 1) * PANEL_COLUMNS;
+             column += COLUMNS) {
+            const int8_t* weight = target.product->weight + (size_t)panel * PANEL_COLUMNS * depth +
+                                   column % PANEL_COLUMNS * 4;
+            int32_t sums[BYTE_ROWS][COLUMNS] = {};
+            multiply_on_tiles<BYTE_ROWS, COLUMNS>(target.in->values + row * depth, depth, weight,
+                                                  4 * PANEL_COLUMNS, depth, sums);
+            for (int r = 0; r < BYTE_ROWS; ++r)
+                for (int c = 0; c < COLUMNS; c += LANES)
+                    target.finish(row + r, column + c, load_ints(sums[r] + c));
+        }
+    }
+#else
+    (void)target, (void)last, (void)panel;
+#endif
+    return row;
+}
+
 template <class T>
 void multiply(const QuantizedRows* in, const Int8Product* product, const void* residual,
               void* out) {
+    const ByteTiles tiles;
     const Target<T> target{in, product, (const T*)residual, (T*)out};
     const int panels = (product->columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     const int64_t block = std::max<int64_t>(TILE_ROWS, CACHED_BYTES / product->depth / TILE_ROWS *
@@ -188,7 +210,7 @@ void multiply(const QuantizedRows* in, const Int8Product* product, const void* r
     for (int64_t first = 0; first < product->rows; first += block) {
         const int64_t last = std::min(product->rows, first + block);
         for (int panel = 0; panel < panels; ++panel) {
-            int64_t row = first;
+            int64_t row = tiles_of_panel(target, first, last, panel);
             for (; row + TILE_ROWS <= last; row += TILE_ROWS)
                 rows_of_panel<T, TILE_ROWS>(target, row, panel);
             for (; row + 2 <= last; row += 2) rows_of_panel<T, 2>(target, row, panel);

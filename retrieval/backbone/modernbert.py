@@ -126,7 +126,8 @@ class PackedModernBert:
 def _check_int8(model: Any) -> None:
     if not int8.has_fast_int8():
         logger.warning(
-            "int8 is slower than bfloat16 or float32 here: it is for AVX-512 VNNI without AMX"
+            "int8 may be slower than bfloat16 or float32 here: it is faster with AVX-512 VNNI, and "
+            "was not timed on AMX"
         )
     widths = (model.config.hidden_size, model.config.intermediate_size)
     if any(width % 4 for width in widths):

@@ -16,6 +16,7 @@ from retrieval.backbone import int8
 from retrieval.backbone.modernbert import PackedModernBert
 from retrieval.backbone.packing import pack
 from retrieval.errors import ConfigError
+from tests.tiles import VECTORS_OF
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="needs the compiled kernels")
 
@@ -86,6 +87,20 @@ def test_products_are_exact_but_for_the_last_rounding(
 def assert_near(found: Tensor, expected: Tensor, relative: float) -> None:
     largest = expected.abs().amax(1, keepdim=True).clamp_min(1)
     assert ((found.float() - expected).abs() / largest).max() <= relative
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize(("depth", "columns"), [(64, 96), (128, 1), (192, 200), (36, 50)])
+def test_products_on_tiles_are_those_of_vectors(
+    emulated: str, rows: int, depth: int, columns: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    linear = int8.Int8Linear(torch.randn(columns, depth, generator=generator), None)
+    x = int8.quantize(make_rows(rows, depth, dtype))
+    found = linear(x)
+    native.choose_instruction_set(VECTORS_OF[emulated])
+    torch.testing.assert_close(found, linear(x), rtol=1e-6, atol=0)
 
 
 @pytest.mark.usefixtures("instruction_set")

@@ -1,4 +1,4 @@
-"""What each kind of FAISS index finds of the true neighbours on SciFact, with MiniLM."""
+"""What each kind of FAISS index finds of the true neighbours on SciFact, with the dense starter."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Encoded(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def encoded(shared_data: Path, minilm_path: Path) -> Encoded:
+def encoded(shared_data: Path) -> Encoded:
     from retrieval.encoders.dense import DenseEncoder
 
     folder = shared_data / "scifact"
-    encoder = DenseEncoder.load(minilm_path, device="cpu", document_length=64)
+    encoder = DenseEncoder.load("starter-dense", device="cpu", dtype="auto", document_length=64)
     texts = (each.contents for each in islice(read_corpus(folder), DOCUMENTS))
     queries = (each.text for each in islice(read_queries(folder / "queries.jsonl"), 200))
     return Encoded(

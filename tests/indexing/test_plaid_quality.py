@@ -1,4 +1,4 @@
-"""What PLAID keeps of exact MaxSim's ranking on SciFact, with MiniLM as a multi-vector encoder."""
+"""What PLAID keeps of exact MaxSim's ranking on SciFact, with the ColBERT starter."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def encoded(shared_data: Path, minilm_path: Path) -> Encoded:
+def encoded(shared_data: Path) -> Encoded:
     from retrieval.encoders.multi_vector import MultiVectorEncoder
 
     folder = shared_data / "scifact"
@@ -50,8 +50,8 @@ def encoded(shared_data: Path, minilm_path: Path) -> Encoded:
     others = [document for document in corpus if document.id not in judged]
     chosen += others[: DOCUMENTS - len(chosen)]
     queries = [query for query in read_queries(folder / "queries.jsonl") if query.id in qrels]
-    encoder = MultiVectorEncoder.from_backbone(
-        minilm_path, width=128, document_length=96, query_expansion=False, device="cpu"
+    encoder = MultiVectorEncoder.load(
+        "starter-colbert", device="cpu", dtype="auto", document_length=96
     )
     return Encoded(
         Batch(
