@@ -10,8 +10,9 @@ Every library trains in a process of its own, from the same weights on the same 
 order, with its own loop, collator, loss and optimiser; start-up is left out. In every round each
 takes the same few steps, one library after the other. 64 unsorted pairs of mixed lengths a step,
 in float32 and under bfloat16 autocast; dense texts are cut at 64 and 512 tokens, ColBERT's at 32
-and 180, PyLate's defaults. Some 12 minutes on one core; --quick takes 10 pairs a step, in bfloat16
-alone where the processor has it.
+and 180, PyLate's defaults. --shape starters goes on from the package's retrievers, with pairs of
+any length, in place of random weights. Some 12 minutes on one core; --quick takes 10 pairs a step,
+in bfloat16 alone where the processor has it.
 
 A ratio is printed only where the losses of 20 steps agree (train_ratio.py): in float32 within 1e-5
 from the same weights and 1e-3 after that. In bfloat16 every library rounds at other places: ours
@@ -46,7 +47,7 @@ import torch
 from provenance import commit
 from search_peers.install import DEFAULT_FOLDER as DEFAULT_ENVIRONMENTS
 from search_peers.install import python_command
-from train_data import TRAINED_SHAPES, Starts, make_starts, mixed_pairs, write_pairs
+from train_data import STARTERS, TRAINED_SHAPES, Starts, make_starts, mixed_pairs, write_pairs
 from train_quality import SETTINGS as QUALITY_SETTINGS
 from train_quality import compare_quality, print_quality
 from train_ratio import loss_difference, rate_over
@@ -106,7 +107,8 @@ def _compare_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[s
     starts = make_starts(folder, arguments.shape, arguments.seed)
     for kind in arguments.kind:
         # A batch more than is trained on, as the last one is left out where it is not full.
-        pairs = mixed_pairs((COMPARED_STEPS + 2) * arguments.pairs, arguments.seed, SHORTEST[kind])
+        shortest = 1 if arguments.shape == STARTERS else SHORTEST[kind]
+        pairs = mixed_pairs((COMPARED_STEPS + 2) * arguments.pairs, arguments.seed, shortest)
         write_pairs(folder / f"{kind}.jsonl", pairs)
         exact: list[float] | None = None
         for dtype in sorted(arguments.dtype, reverse=True):  # float32, then what is held against it
@@ -116,7 +118,7 @@ def _compare_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[s
             else:
                 exact = exact or _float32_losses(kind, starts, folder, arguments)
                 result["float32_losses"] = exact
-            yield result | {"mean_tokens": _lengths(pairs)}
+            yield result | {"start": arguments.shape, "mean_tokens": _lengths(pairs)}
 
 
 def _float32_losses(
@@ -268,7 +270,7 @@ def _arguments() -> argparse.Namespace:
         "--dtype", action="append", choices=("float32", "bfloat16"), help="default: both"
     )
     parser.add_argument("--peer", action="append", choices=("st", "pylate"), help="may be repeated")
-    parser.add_argument("--shape", choices=list(TRAINED_SHAPES))
+    parser.add_argument("--shape", choices=[*TRAINED_SHAPES, STARTERS])
     parser.add_argument("--pairs", type=int, help="of a step")
     parser.add_argument("--steps", type=int, default=3, help="of a round")
     parser.add_argument("--threads", type=int, default=1)

@@ -20,6 +20,8 @@ TRAINED_SHAPES: dict[str, Shape] = {
     "4x128": Shape(layers=4, hidden=128, intermediate=192, heads=2),
     "tiny": Shape(layers=3, hidden=32, intermediate=48, heads=2),
 }
+STARTERS = "starters"
+"""In place of a shape: the trained retrievers that come with the package."""
 # Questions, package descriptions, documentation and code: positives of 3 to 500 tokens.
 _SPEED_FILES = ("boolq", "debian-desc", "medquad", "msdocs", "pydocstr", "so-codenn", "tldr")
 _QUALITY_FILE = "debian-desc"
@@ -28,7 +30,7 @@ Pair = dict[str, str]
 
 
 class Starts(NamedTuple):
-    """Folders of one untrained model of each kind, and of the ColBERT as PyLate reads it."""
+    """Folders of one model of each kind, and of the ColBERT as PyLate reads it."""
 
     dense: Path
     colbert: Path
@@ -43,15 +45,27 @@ class HeldOut(NamedTuple):
 
 
 def make_starts(folder: Path, shape: str, seed: int) -> Starts:
-    """Write checkpoints with random weights, the same ones for the same seed."""
-    backbone = folder / "backbone"
-    save_model(backbone, TRAINED_SHAPES[shape], seed=seed)
+    """Write checkpoints to train on from.
+
+    Args:
+        folder: where.
+        shape: one of `TRAINED_SHAPES`, for random weights, or `STARTERS`.
+        seed: of the random weights.
+    """
     starts = Starts(folder / "dense", folder / "colbert", folder / "pylate")
-    dense = DenseEncoder.from_backbone(
-        backbone, query_length=64, document_length=512, device="cpu", seed=seed
-    )
+    if shape == STARTERS:
+        dense = DenseEncoder.load("starter-dense", device="cpu")
+        colbert = MultiVectorEncoder.load(
+            "starter-colbert", device="cpu", query_length=32, document_length=180
+        )
+    else:
+        backbone = folder / "backbone"
+        save_model(backbone, TRAINED_SHAPES[shape], seed=seed)
+        dense = DenseEncoder.from_backbone(
+            backbone, query_length=64, document_length=512, device="cpu", seed=seed
+        )
+        colbert = MultiVectorEncoder.from_backbone(backbone, device="cpu", seed=seed)
     dense.save(starts.dense)
-    colbert = MultiVectorEncoder.from_backbone(backbone, device="cpu", seed=seed)
     colbert.save(starts.colbert)
     export_model(colbert, starts.pylate, to="pylate")
     return starts

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retrieval import DenseEncoder, MultiVectorEncoder
+
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -153,6 +155,24 @@ def test_a_ratio_is_for_equal_losses(
     assert ratio_module.rate_over(result, "st") == expected
 
 
+@pytest.mark.parametrize(
+    ("start", "ours", "is_compared"),
+    [
+        ("starters", [1.0005, 1.0, 1.125], True),
+        ("starters", [1.002, 1.0, 1.12], False),
+        ("starters", [1.0, 1.0, 1.135], False),
+        ("17m", [1.0005, 1.0, 1.12], False),  # random weights have no negative matches
+    ],
+)
+def test_pylate_may_lose_more_where_weights_are_trained(
+    ratio_module: Any, start: str, ours: list[float], is_compared: bool
+) -> None:
+    result = compared(dtype="float32", ours=ours, exact=None) | {"start": start}
+    assert ratio_module.rate_over(result, "st") is None
+    result["rows"][1]["system"] = "pylate"
+    assert (ratio_module.rate_over(result, "pylate") is not None) == is_compared
+
+
 def test_a_peer_that_is_not_installed_is_refused_with_the_command(tmp_path: Path) -> None:
     ran = run("--peer", "pylate", "--environments", str(tmp_path))
     assert ran.returncode == 2
@@ -163,6 +183,19 @@ def test_rounds_that_do_not_fill_the_compared_steps_are_refused() -> None:
     ran = run("--steps", "4")
     assert ran.returncode == 2
     assert "expected a divisor of 18" in ran.stderr
+
+
+def test_trained_starts_are_the_package_s_own(data_module: Any, tmp_path: Path) -> None:
+    starts = data_module.make_starts(tmp_path, data_module.STARTERS, 0)
+    texts = ["how a file is read", "def read(path): return open(path).read()"]
+    for start, own in ((starts.dense, "starter-dense"), (starts.colbert, "starter-colbert")):
+        encoder_class = DenseEncoder if own == "starter-dense" else MultiVectorEncoder
+        found, expected = (
+            encoder_class.load(each, device="cpu").encode_documents(texts) for each in (start, own)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    assert (starts.pylate / "1_Dense").is_dir()
 
 
 def test_no_held_out_text_is_trained_on(data_module: Any, shared_data: Path) -> None:

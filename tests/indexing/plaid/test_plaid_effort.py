@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -101,18 +102,21 @@ def test_many_hits_widen_every_stage() -> None:
     assert PlaidSettings().effort(10, 0.05, 1000).rescored == 0
 
 
-def test_more_documents_take_more_probes_and_candidates() -> None:
+def test_more_documents_take_more_of_everything() -> None:
     for quality in ("fast", "balanced", "best"):
         settings = PlaidSettings(quality=quality)
         few, some, many = (settings.effort(10, 0.05, count) for count in (1, 20_000, 160_000))
         assert few == some
-        assert many.probes / some.probes == pytest.approx(8**0.63, rel=0.05)
-        assert many.candidates / some.candidates == pytest.approx(8**0.63, rel=0.001)
-        assert many[2:] == some[2:]
-    given = PlaidSettings(probes=7, candidates=900)
-    assert given.effort(10, 0.05, 160_000)[:2] == (7, 900)
+        assert many.probes / some.probes == pytest.approx(8**0.51, rel=0.05)
+        assert many.candidates / some.candidates == pytest.approx(8**0.51, rel=0.001)
+        assert many.scored / some.scored == pytest.approx(8**0.18, rel=0.01)
+        assert many.patience - some.patience == pytest.approx(0.32 * math.log10(8))
+        assert (many.rescored, many.margin, many.wanted) == some[3:6]
+    given = PlaidSettings(probes=7, candidates=900, scored=80)
+    assert given.effort(10, 0.05, 160_000)[:3] == (7, 900, 80)
     ladder, higher = (next(iter(efforts(10, 0.05, count))) for count in (20_000, 160_000))
-    assert (ladder.probes, higher.probes) == (4, 15)
+    assert (ladder.probes, higher.probes) == (4, 12)
+    assert higher.patience > ladder.patience
 
 
 def test_an_index_counts_the_documents_that_may_be_found(
