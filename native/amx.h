@@ -4,8 +4,8 @@
 #include "kernels.h"
 #include "late_interaction.h"
 
-// Whether the processor has tiles of bfloat16 and of bytes and the system lets this process use them; asks the
-// system once.
+// Whether the processor has tiles of bfloat16 and of bytes and the system lets this process use
+// them; asks the system once.
 bool has_tiles();
 
 // Whether `candidate` attends as `reference` does, in bfloat16 on a small random problem, which

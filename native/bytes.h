@@ -84,7 +84,7 @@ inline Ints load_ints(const void* from) {
 // sums[r][v] += row r times the columns of `panel` from its first on, VECTORS * LANES of them.
 template <int ROWS, int VECTORS>
 inline void multiply_by_vectors(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
-                           size_t columns, int depth, Ints (&sums)[ROWS][VECTORS]) {
+                                size_t columns, int depth, Ints (&sums)[ROWS][VECTORS]) {
     for (int d = 0; d < depth; d += 4) {
         Ints right[VECTORS];
         for (int v = 0; v < VECTORS; ++v) right[v] = load_ints(panel + 4 * LANES * v);

@@ -205,8 +205,8 @@ void multiply(const QuantizedRows* in, const Int8Product* product, const void* r
     const ByteTiles tiles;
     const Target<T> target{in, product, (const T*)residual, (T*)out};
     const int panels = (product->columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    const int64_t block = std::max<int64_t>(TILE_ROWS, CACHED_BYTES / product->depth / TILE_ROWS *
-                                                           TILE_ROWS);
+    constexpr int64_t WHOLE = TILE_ROWS * BYTE_ROWS;  // tiles of registers, and of AMX
+    const int64_t block = std::max(WHOLE, CACHED_BYTES / product->depth / WHOLE * WHOLE);
     for (int64_t first = 0; first < product->rows; first += block) {
         const int64_t last = std::min(product->rows, first + block);
         for (int panel = 0; panel < panels; ++panel) {

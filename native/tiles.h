@@ -1,7 +1,7 @@
 // The operations on AMX tiles that are taken here, on tiles of up to 16 rows of 64 bytes.
 //
 // Not the compiler's intrinsics: those of GCC 12 do not say that they touch memory, and stores move
-// across them. A tile holds TILE_WORDS words in each row.
+// across them.
 #pragma once
 
 #include <cstddef>
