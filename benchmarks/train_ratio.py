@@ -13,10 +13,10 @@ _FROM_SAME_WEIGHTS = 2
 # float32 sums in another order, for one loss and after 20 steps. Trained from random weights, a
 # ColBERT's best matches are nearly as good as others: where rounding takes another, Adam makes
 # much of it; padding alone moves our own losses.
-_FLOAT32_TOLERANCE, _FLOAT32_DRIFT = 1e-5, 1e-3
+_FLOAT32 = 1e-5, 1e-3
 # PyLate's MaxSim gives 0 in place of a negative match to a padded document, which trained weights
 # have with documents that do not answer.
-_CLAMPED_TOLERANCE, _CLAMPED_DRIFT = 1e-3, 1e-2
+_CLAMPED = 1e-3, 1e-2
 # What a number of 8 significant bits can say.
 _BFLOAT16_RESOLUTION = 2**-8
 
@@ -36,12 +36,10 @@ def agree(result: dict[str, Any], system: str) -> bool:
     """
     ours, theirs = (_row(result, name)["losses"] for name in ("ours", system))
     differences = _differences(ours, theirs)
-    is_clamped = system == "pylate" and result.get("start") == STARTERS
     if result["dtype"] == "float32":
-        first = max(differences[:_FROM_SAME_WEIGHTS])
-        if is_clamped:
-            return first <= _CLAMPED_TOLERANCE and max(differences) <= _CLAMPED_DRIFT
-        return first <= _FLOAT32_TOLERANCE and max(differences) <= _FLOAT32_DRIFT
+        is_clamped = system == "pylate" and result.get("start") == STARTERS
+        tolerance, drift = _CLAMPED if is_clamped else _FLOAT32
+        return max(differences[:_FROM_SAME_WEIGHTS]) <= tolerance and max(differences) <= drift
     exact = result.get("float32_losses")
     if exact is None:
         return max(differences) <= _BFLOAT16_RESOLUTION
