@@ -64,7 +64,7 @@ test-pylate: $(READY) $(PYLATE_READY)
 # for leaks.
 SANITIZED := build/sanitized
 SANITIZED_TESTS := tests/indexing/plaid/test_plaid_native.py tests/indexing/plaid/test_plaid_damage.py \
-	tests/indexing/test_native_maxsim.py \
+	tests/indexing/test_native_maxsim.py tests/indexing/test_byte_tiles.py \
 	tests/backbone/test_kernels.py tests/backbone/test_attention_tiles.py tests/backbone/test_int8.py \
 	tests/backbone/test_cpu_training.py tests/training/test_native_matches.py
 SANITIZER_LIBRARIES = $(foreach name,asan ubsan stdc++,$(shell g++ -print-file-name=lib$(name).so))
