@@ -15,7 +15,8 @@ any length, in place of random weights. Some 12 minutes on one core; --quick tak
 in bfloat16 alone where the processor has it.
 
 A ratio is printed only where the losses of 20 steps agree (train_ratio.py): in float32 within 1e-5
-from the same weights and 1e-3 after that. In bfloat16 every library rounds at other places: ours
+from the same weights and 1e-3 after that, PyLate's from the starters within 1e-3 and 1e-2, as its
+MaxSim is another one for negative matches. In bfloat16 every library rounds at other places: ours
 and the peer's are to be within 1/256, bfloat16's resolution, of float32's, in the mean of the
 steps. Where float32 is not asked for, our trainer runs it untimed.
 

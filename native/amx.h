@@ -16,5 +16,6 @@ bool attends_alike(AttentionFunction* candidate, AttentionFunction* reference);
 bool differentiates_alike(AttentionGradientFunction* candidate,
                           AttentionGradientFunction* reference, AttentionFunction* attention);
 
-// Whether `candidate` gives the bounds that `reference` gives; both round queries to the same levels.
+// Whether `candidate` gives the bounds that `reference` gives, which rounds queries to the same
+// levels.
 bool bounds_alike(BoundFunction* candidate, BoundFunction* reference);

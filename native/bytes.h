@@ -99,8 +99,8 @@ inline void multiply_by_vectors(const uint8_t* rows, size_t row_bytes, const int
 
 #if defined(BYTE_TILES)
 // The same for a depth of whole tiles; sums: (ROWS, COLUMNS). Written where no processor had tiles:
-// tested through the emulation, and its speed is not known. (Out of line: in line, GCC 12 spills the
-// addresses to memory between tiles.)
+// tested through the emulation, and its speed is not known. (Out of line: in line, GCC 12 spills
+// the addresses to memory between tiles.)
 template <int ROWS, int COLUMNS>
 [[gnu::noinline]] void multiply_on_tiles(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
                                          size_t panel_bytes, int depth, void* sums) {

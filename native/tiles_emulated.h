@@ -1,8 +1,8 @@
 // AMX tiles in plain C++, to test what computes on them where no processor has them.
 //
 // Follows the operations of Intel's Architecture Instruction Set Extensions reference (ldtilecfg,
-// tilezero, tileloadd, tilestored, tdpbf16ps, tdpbusd, tilerelease), and stops the program where a processor
-// would: tiles without a configuration, or whose sizes do not fit each other.
+// tilezero, tileloadd, tilestored, tdpbf16ps, tdpbusd, tilerelease), and stops the program where a
+// processor would: tiles without a configuration, or whose sizes do not fit each other.
 #pragma once
 
 #include <cstddef>
@@ -82,7 +82,7 @@ inline float widened_half(uint32_t word, int half) {
     return flushed(value);
 }
 
-// Whether a product of two tiles may be added to a third one.
+// Stops the program where the product of two tiles can't be added to a third one.
 template <int SUM, int A, int B> inline void demand_that_tiles_fit() {
     static_assert(SUM != A && SUM != B && A != B, "the processor refuses a tile twice");
     const EmulatedTile& sum = tile_of_thread<SUM>();

@@ -21,10 +21,10 @@ EXHAUSTIVE = 50_000
 
 _MEASURED = 20_000
 """Documents that levels and efforts are made for; what more of them need is `_for_documents`."""
-_MET_GROWTH, _SCORED_GROWTH = 0.51, 0.18
-"""Exponents by which what is met (probes and candidates) and what is scored grow with them."""
+_CANDIDATES_GROWTH, _SCORED_GROWTH = 0.51, 0.18
+"""Exponents by which probes and candidates, and how many of these are scored, grow."""
 _PATIENCE_GROWTH = 0.32
-"""What patience gains for ten times as many."""
+"""What is added to patience for ten times as many documents."""
 
 
 class Level(NamedTuple):
@@ -78,15 +78,16 @@ def _for_hits(patience: float, k: int) -> float:
 
 
 def _for_documents(effort: Effort, documents: int) -> Effort:
-    """More of everything for more documents, among which the best ones stand closer.
+    """More thorough for more documents, among which the best ones stand closer.
 
-    Measured on 20,000, 60,000 and 120,000 real texts, whose recall stays what it is: six times as
-    many documents need 2.5 times as many probes and candidates.
+    Measured on 20,000, 60,000 and 120,000 real texts, of whose best ones as many are found: six
+    times as many documents need 2.5 times as many probes and candidates. Scored documents and
+    patience grow for a million generated ones as well; real ones gain little by that.
     """
     more = max(1.0, documents / _MEASURED)
     return effort._replace(
-        probes=round(effort.probes * more**_MET_GROWTH),
-        candidates=round(effort.candidates * more**_MET_GROWTH),
+        probes=round(effort.probes * more**_CANDIDATES_GROWTH),
+        candidates=round(effort.candidates * more**_CANDIDATES_GROWTH),
         scored=round(effort.scored * more**_SCORED_GROWTH),
         patience=effort.patience + _PATIENCE_GROWTH * math.log10(more),
     )

@@ -102,7 +102,7 @@ def test_many_hits_widen_every_stage() -> None:
     assert PlaidSettings().effort(10, 0.05, 1000).rescored == 0
 
 
-def test_more_documents_take_more_of_everything() -> None:
+def test_more_documents_are_searched_more_thoroughly() -> None:
     for quality in ("fast", "balanced", "best"):
         settings = PlaidSettings(quality=quality)
         few, some, many = (settings.effort(10, 0.05, count) for count in (1, 20_000, 160_000))
