@@ -25,15 +25,15 @@ constexpr int ROWS_AT_ONCE = LANES == 16 ? 8 : LANES == 8 ? 2 : 1;
 
 // Rows of bytes: those, or a tile's. `ByteTiles` is what has to live while they are multiplied.
 #if defined(BYTE_TILES)
-constexpr int BYTE_ROWS = TILE_SIDE, HALF_BYTE_ROWS = TILE_SIDE / 2;
+constexpr int BYTE_ROWS = TILE_SIDE, FEW_BYTE_ROWS = TILE_SIDE / 2;
 
 // Tiles of sums (0 and 1, with half of the rows 2 and 3), of rows (4, or 5), of columns (6 and 7).
 struct ByteTiles {
     const ConfiguredTiles tiles{
-        {BYTE_ROWS, BYTE_ROWS, HALF_BYTE_ROWS, HALF_BYTE_ROWS, BYTE_ROWS, HALF_BYTE_ROWS, 16, 16}};
+        {BYTE_ROWS, BYTE_ROWS, FEW_BYTE_ROWS, FEW_BYTE_ROWS, BYTE_ROWS, FEW_BYTE_ROWS, 16, 16}};
 };
 #else
-constexpr int BYTE_ROWS = ROWS_AT_ONCE, HALF_BYTE_ROWS = (BYTE_ROWS + 1) / 2;
+constexpr int BYTE_ROWS = ROWS_AT_ONCE, FEW_BYTE_ROWS = (BYTE_ROWS + 1) / 2;
 
 struct ByteTiles {
     ByteTiles() {}
@@ -104,7 +104,7 @@ inline void multiply_by_vectors(const uint8_t* rows, size_t row_bytes, const int
 template <int ROWS, int COLUMNS>
 [[gnu::noinline]] void multiply_on_tiles(const uint8_t* rows, size_t row_bytes, const int8_t* panel,
                                          size_t panel_bytes, int depth, void* sums) {
-    static_assert(ROWS == BYTE_ROWS || ROWS == HALF_BYTE_ROWS, "other tiles have other rows");
+    static_assert(ROWS == BYTE_ROWS || ROWS == FEW_BYTE_ROWS, "other tiles have other rows");
     static_assert(COLUMNS == TILE_SIDE || COLUMNS == 2 * TILE_SIDE, "one tile of columns, or two");
     constexpr int SUM = ROWS == BYTE_ROWS ? 0 : 2, OTHER = SUM + 1;
     constexpr int ROW = ROWS == BYTE_ROWS ? 4 : 5;

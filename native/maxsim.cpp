@@ -224,13 +224,13 @@ void bound(const RoundedRuns* rounded, const float* query, int32_t tokens, float
         std::fill(best, best + q.columns, LOWEST);
         for (int64_t first = 0; first < count; first += BYTE_ROWS) {
             // The last rows are met again where no whole block is left: that changes no maximum.
-            const bool is_half = count - first <= HALF_BYTE_ROWS;
-            const int64_t row = std::min(first, count - (is_half ? HALF_BYTE_ROWS : BYTE_ROWS));
+            const bool is_half = count - first <= FEW_BYTE_ROWS;
+            const int64_t row = std::min(first, count - (is_half ? FEW_BYTE_ROWS : BYTE_ROWS));
             const uint8_t* ahead = rows + (row + 2 * BYTE_ROWS) * width;
             for (int at = 0; at < BYTE_ROWS * width; at += 64) __builtin_prefetch(ahead + at);
             each_group(q.columns, [&](int column, auto vectors) {
                 constexpr int VECTORS = decltype(vectors)::value;
-                const auto raise = is_half ? raise_bytes<HALF_BYTE_ROWS, VECTORS>
+                const auto raise = is_half ? raise_bytes<FEW_BYTE_ROWS, VECTORS>
                                            : raise_bytes<BYTE_ROWS, VECTORS>;
                 raise(rows + row * width, scales + row, width, s.byte_panel.data() + 4 * column,
                       s.bias.data() + column, q.columns, best + column);

@@ -208,11 +208,11 @@ void raise_to_document(const Query& q, const Decoder& decode, const NearDocument
     const PlaidSegment& segment = *document.segment;
     const NearToken* tokens = document.tokens.data();
     int64_t left = document.count;
-    for (; left > HALF_BYTE_ROWS; left -= BYTE_ROWS, tokens += BYTE_ROWS) {
+    for (; left > FEW_BYTE_ROWS; left -= BYTE_ROWS, tokens += BYTE_ROWS) {
         fetch_residuals(next, BYTE_ROWS, decode.bytes);
         raise_to_residuals<BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
     }
-    if (left > 0) raise_to_residuals<HALF_BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
+    if (left > 0) raise_to_residuals<FEW_BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
 }
 
 // MaxSim of one document from its codes and residuals, while those of `next` are fetched.
