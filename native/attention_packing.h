@@ -3,29 +3,16 @@
 #pragma once
 
 #include "kernels.h"
+#include "lines.h"
 #include "simd.h"
 
 #include <algorithm>
-#include <vector>
 
 namespace {
 
 constexpr int round_up(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
-
-// An array that starts at a cache line.
-template <class T> class Lines {
-    struct alignas(64) Line {
-        T values[64 / sizeof(T)];
-    };
-    std::vector<Line> lines_;
-
-  public:
-    explicit Lines(size_t count) : lines_(count * sizeof(T) / sizeof(Line) + 1) {}
-    T* data() { return lines_[0].values; }
-    const T* data() const { return lines_[0].values; }
-};
 
 // Turn a query or key by its position, or back where `direction` is -1; `to` may be `row`.
 // Source: Su et al. 2021, arXiv:2104.09864.

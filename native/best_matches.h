@@ -3,6 +3,7 @@
 #pragma once
 
 #include "late_interaction.h"
+#include "lines.h"
 #include "maxsim.h"
 
 #include <limits>
@@ -44,7 +45,7 @@ inline void match_rows(const float* rows, const int32_t* numbers, int width, con
 
 // `MATCHED_COLUMNS` query tokens after the other, each group (width, MATCHED_COLUMNS); zeros fill up
 // the last one.
-inline void fill_panel(const float* queries, int count, int width, std::vector<float>& panel) {
+inline void fill_panel(const float* queries, int count, int width, Lines<float>& panel) {
     const int groups = (count + MATCHED_COLUMNS - 1) / MATCHED_COLUMNS;
     panel.assign((size_t)groups * MATCHED_COLUMNS * width, 0);
     for (int t = 0; t < count; ++t) {
@@ -57,7 +58,7 @@ inline void fill_panel(const float* queries, int count, int width, std::vector<f
 // The tokens of one document that count, as rows that lie together. The last one is repeated until
 // blocks of rows are full, which changes no match.
 struct KeptTokens {
-    std::vector<float> rows;
+    Lines<float> rows;
     std::vector<int32_t> numbers;
 
     void add(const float* document, int32_t token, int width) {
@@ -80,7 +81,7 @@ struct KeptTokens {
 // A MaxSimKernels' match.
 void match(const TrainingBatch* batch, float* best, int64_t* tokens) {
     const int width = batch->width;
-    std::vector<float> panel;
+    Lines<float> panel;
     KeptTokens kept;
     Matches matches;
     for (int first = 0; first < batch->queries; first += PANEL_TOKENS) {

@@ -5,12 +5,18 @@
 #include <cstdint>
 
 // K centroids of `width` components, a multiple of 8, and what a residual's bits stand for.
+//
+// A residual's components are the vector's own, or those along principal directions, of which the
+// first third has twice as many bits (retrieval/indexing/plaid/directions.py).
 struct PlaidCodec {
     int32_t centroids, width, bits;
-    float value_scale;            // of `values`
+    int32_t components;           // of a residual
+    float value_scale;            // of `values`, and of `first_values`
     const uint8_t* bytes;         // (K rounded up to a multiple of 8, width): 128 + a signed byte
     const float* byte_scales;     // (K rounded up): a component is its scale * (byte - 128)
     const uint8_t* values;        // (1 << bits): 128 + a signed byte
+    const float* directions;      // (width, components rounded up to a multiple of 16), or null
+    const uint8_t* first_values;  // (1 << 2 * bits), or null
 };
 
 // Documents of consecutive positions; arrays as in retrieval/indexing/plaid/segment.py.
@@ -73,6 +79,14 @@ struct ResidualRounding {
     const float* centroids;  // (K, width)
     const float* values;     // (1 << bits), ascending
     const float* bounds;     // between them
+    float shortest;          // that a rebuilt unit vector is taken to be
+    // Along principal directions, or null:
+    int32_t components;
+    const float* to_components;        // (width, components)
+    const float* centroid_components;  // (K, components)
+    const float* squares;              // (components) of the directions' lengths
+    const float* first_values;         // (1 << 2 * bits), of the first third
+    const float* first_bounds;
 };
 
 struct PlaidBuildKernels {

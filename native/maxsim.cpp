@@ -10,11 +10,11 @@ namespace {
 
 // What a thread keeps between calls.
 struct Scratch {
-    std::vector<float> panel, rows, best, factors, few_scales;
-    std::vector<int8_t> byte_panel;
-    std::vector<int32_t> bias;
-    std::vector<uint8_t> byte_rows;
-    std::vector<uint16_t> pair_panel;
+    Lines<float> panel, rows, best, factors, few_scales;
+    Lines<int8_t> byte_panel;
+    Lines<int32_t> bias;
+    Lines<uint8_t> byte_rows;
+    Lines<uint16_t> pair_panel;
 };
 
 // Not inlined: the compiler would look it up again and again, in the middle of products.

@@ -52,13 +52,14 @@ float last_wanted(const std::vector<Scored>& candidates, int64_t count, int64_t 
 void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_ranked,
                       Scratch& s) {
     const Query& q = s.query;
-    const Decoder decode(*view.codec, q);
+    const Decoder decode(*view.codec, q.layout);
+    RaiseToDocument* const raise = raise_for(*view.codec);
     const float widest = std::min(effort.margin * q.one, 32767.0f);
     const Shorts margin = Shorts{} + (int16_t)widest;
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
     const bool is_stopped = is_ranked && may_stop(effort, count);
     if (is_stopped) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
-    s.rows.resize((size_t)BYTE_ROWS * q.depth);
+    s.rows.resize(BYTE_ROWS * q.layout.stride());
     const auto document = [&](int64_t at) -> NearDocument& {
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
     };
@@ -80,7 +81,7 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
         }
         find(at + DOCUMENTS_AHEAD);
         Scored& each = s.candidates[at];
-        each.score = score_by_residuals(view, q, decode, document(at),
+        each.score = score_by_residuals(view, q, decode, raise, document(at),
                                         document(at + DOCUMENTS_AHEAD), s);
         gains.add(each.score - by_centroids);
     }

@@ -2,6 +2,7 @@
 
 #include "bytes.h"
 #include "late_interaction.h"
+#include "lines.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,10 +17,10 @@ constexpr int PANEL = 2 * COLUMN_GROUP;
 // Vectors as columns: bytes by panels of 32 columns, each (width / 4, 32, 4).
 struct Columns {
     int count = 0, width = 0;
-    std::vector<int8_t> bytes;
-    std::vector<int32_t> bias;   // takes out the 128 that rows have too much
-    std::vector<float> scales;   // of each column
-    std::vector<float> floors;   // 0, and LOWEST for the columns that fill the last panel up
+    Lines<int8_t> bytes;
+    Lines<int32_t> bias;         // takes out the 128 that rows have too much
+    Lines<float> scales;         // of each column
+    Lines<float> floors;         // 0, and LOWEST for the columns that fill the last panel up
 
     void add(const float* vector) {
         const int column = count++;
@@ -98,7 +99,7 @@ CentroidGroups* make_groups(const float* centroids, int32_t count, int32_t width
 void free_groups(CentroidGroups* groups) { delete groups; }
 
 // Tokens as rows of bytes, each with a scale of its own, which the largest product does not need.
-void to_rows(const float* tokens, int64_t count, int width, std::vector<uint8_t>& rows) {
+void to_rows(const float* tokens, int64_t count, int width, Lines<uint8_t>& rows) {
     rows.assign((size_t)(count + BYTE_ROWS) * width, 128);
     for (int64_t t = 0; t < count; ++t) {
         const float* from = tokens + t * width;
@@ -128,11 +129,11 @@ struct Best {
 };
 
 // Keeps the best `count` groups of each row, best first.
-void choose_groups(const CentroidGroups& groups, const std::vector<uint8_t>& rows, int64_t tokens,
+void choose_groups(const CentroidGroups& groups, const Lines<uint8_t>& rows, int64_t tokens,
                    std::vector<int32_t>& chosen) {
     const int probed = groups.probed, padded = (groups.heads.count + PANEL - 1) / PANEL * PANEL;
     chosen.resize((size_t)tokens * probed);
-    std::vector<float> scores((size_t)BYTE_ROWS * padded);
+    Lines<float> scores((size_t)BYTE_ROWS * padded);
     for (int64_t t = 0; t < tokens; t += BYTE_ROWS) {
         for (int panel = 0; panel < padded / PANEL; ++panel)
             each_product(groups.heads, rows.data() + t * groups.width, panel,
@@ -158,7 +159,7 @@ void nearest(const CentroidGroups* groups, const float* tokens, int64_t count, i
     const ByteTiles tiles;
     const int width = groups->width, probed = groups->probed;
     const int64_t group_count = (int64_t)groups->groups.size();
-    std::vector<uint8_t> rows, gathered;
+    Lines<uint8_t> rows, gathered;
     to_rows(tokens, count, width, rows);
     std::vector<int32_t> chosen;
     choose_groups(*groups, rows, count, chosen);
@@ -223,10 +224,24 @@ float length_of(const float* vector, int padded) {
     return std::sqrt(sum(total));
 }
 
-void encode(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
-            int64_t count, uint8_t* residuals, uint16_t* scales) {
+void pack(const int32_t* numbers, int bytes, int bits, uint8_t* to) {
+    const int per_byte = 8 / bits;
+    for (int at = 0; at < bytes; ++at) {
+        int packed = 0;
+        for (int place = 0; place < per_byte; ++place)
+            packed |= numbers[at * per_byte + place] << (bits * place);
+        to[at] = (uint8_t)packed;
+    }
+}
+
+uint16_t scale_of(const ResidualRounding& rounding, float length, float rebuilt_length) {
+    return to_float16(length / std::max(rebuilt_length, rounding.shortest));
+}
+
+void encode_own(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
+                int64_t count, uint8_t* residuals, uint16_t* scales) {
     const int width = rounding->width, bits = rounding->bits;
-    const int per_byte = 8 / bits, bytes = width / per_byte, bounds = (1 << bits) - 1;
+    const int bytes = width * bits / 8, bounds = (1 << bits) - 1;
     const int padded = (width + LANES - 1) / LANES * LANES;
     // Zeros behind the last component.
     std::vector<float> token(padded), centroid(padded), rebuilt(padded);
@@ -251,16 +266,62 @@ void encode(const ResidualRounding* rounding, const float* tokens, const int32_t
         }
         for (int d = 0; d < width; ++d)
             rebuilt[d] = centroid[d] + rounding->values[numbers[d]];
-        uint8_t* to = residuals + t * bytes;
-        for (int at = 0; at < bytes; ++at) {
-            int packed = 0;
-            for (int place = 0; place < per_byte; ++place)
-                packed |= numbers[at * per_byte + place] << (bits * place);
-            to[at] = (uint8_t)packed;
-        }
-        const float rebuilt_length = length_of(rebuilt.data(), padded);
-        scales[t] = to_float16(rebuilt_length > 0 ? length / rebuilt_length : 0);
+        pack(numbers.data(), bytes, bits, residuals + t * bytes);
+        scales[t] = scale_of(*rounding, length, length_of(rebuilt.data(), padded));
     }
+}
+
+// The numbers of values for some components, and in place of these what the numbers stand for.
+void round_to_values(float* __restrict components, int count, const float* values,
+                     const float* bounds, int bound_count, int32_t* __restrict numbers) {
+    std::fill(numbers, numbers + count, 0);
+    for (int at = 0; at < bound_count; ++at)
+        for (int c = 0; c < count; ++c) numbers[c] += components[c] > bounds[at];
+    for (int c = 0; c < count; ++c) components[c] = values[numbers[c]];
+}
+
+// The components along principal directions.
+void encode_principal(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
+                      int64_t count, uint8_t* residuals, uint16_t* scales) {
+    const int width = rounding->width, bits = rounding->bits, kept = rounding->components;
+    const int first = kept / 3, first_bytes = first * 2 * bits / 8;
+    const int bytes = first_bytes + (kept - first) * bits / 8;
+    const int padded = (width + LANES - 1) / LANES * LANES;
+    std::vector<float> token(padded), centroid(padded), components(kept);
+    std::vector<int32_t> numbers(kept);
+    for (int64_t t = 0; t < count; ++t) {
+        std::memcpy(token.data(), tokens + t * width, width * sizeof(float));
+        std::memcpy(centroid.data(), rounding->centroids + (size_t)codes[t] * width,
+                    width * sizeof(float));
+        const float length = length_of(token.data(), padded);
+        const float inverse = length > 0 ? 1 / length : 1;
+        const float* of_centroid = rounding->centroid_components + (size_t)codes[t] * kept;
+        float* __restrict all = components.data();
+        for (int c = 0; c < kept; ++c) all[c] = -of_centroid[c];
+        for (int d = 0; d < width; ++d) {
+            const float value = token[d] * inverse;
+            const float* __restrict row = rounding->to_components + (size_t)d * kept;
+            for (int c = 0; c < kept; ++c) all[c] += value * row[c];
+        }
+        round_to_values(all, first, rounding->first_values, rounding->first_bounds,
+                        (1 << 2 * bits) - 1, numbers.data());
+        round_to_values(all + first, kept - first, rounding->values, rounding->bounds,
+                        (1 << bits) - 1, numbers.data() + first);
+        pack(numbers.data(), first_bytes, 2 * bits, residuals + t * bytes);
+        pack(numbers.data() + first, bytes - first_bytes, bits, residuals + t * bytes + first_bytes);
+        // The square of a sum of the centroid and of orthogonal directions.
+        const float own = length_of(centroid.data(), padded);
+        float square = own * own;
+        for (int c = 0; c < kept; ++c)
+            square += rounding->squares[c] * all[c] * (all[c] + 2 * of_centroid[c]);
+        scales[t] = scale_of(*rounding, length, std::sqrt(std::max(square, 0.0f)));
+    }
+}
+
+void encode(const ResidualRounding* rounding, const float* tokens, const int32_t* codes,
+            int64_t count, uint8_t* residuals, uint16_t* scales) {
+    const auto run = rounding->to_components ? encode_principal : encode_own;
+    run(rounding, tokens, codes, count, residuals, scales);
 }
 
 }  // namespace

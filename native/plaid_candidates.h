@@ -226,6 +226,19 @@ template <class Code>
 void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, const int16_t* scores,
                           int columns, int16_t* best) {
     int column = 0;
+#if LANES == 16
+    for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
+        const auto row = [&](Code centroid) {
+            return _mm512_loadu_si512(scores + column + (size_t)(centroid & mask) * columns);
+        };
+        __m512i a = row(*code), b = a;
+        const Code* each = code + 1;
+        for (; each + 2 <= end; each += 2)
+            a = _mm512_max_epi16(a, row(each[0])), b = _mm512_max_epi16(b, row(each[1]));
+        if (each < end) a = _mm512_max_epi16(a, row(*each));
+        _mm512_storeu_si512(best + column, _mm512_max_epi16(a, b));
+    }
+#endif
     for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
         const int16_t* from = scores + column;
         Shorts a = load_group(from + (size_t)(*code & mask) * columns);

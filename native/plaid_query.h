@@ -2,6 +2,7 @@
 #pragma once
 
 #include "late_interaction.h"
+#include "lines.h"
 #include "maxsim.h"
 
 #include <algorithm>
@@ -21,6 +22,8 @@ constexpr int DOCUMENTS_AHEAD = 2;
 constexpr int64_t DOCUMENTS_AT_ONCE = 1 << 16;
 // Tokens of a document that are listed at a time.
 constexpr int64_t TOKENS_AT_ONCE = 1 << 13;
+// Of a cosine of 1 as a 16-bit integer; rounding may make it a tenth larger.
+constexpr float LARGEST_ONE = 28000;
 // Lengths of query tokens end here, so that no sum of scores is infinite.
 constexpr double LONGEST = 1e29;
 
@@ -63,22 +66,79 @@ struct Entries {
     }
 };
 
+// Components of a residual that have equally many bits. Decoded, the components of a byte lie in as
+// many planes.
+struct Section {
+    int bits = 0, components = 0, bytes = 0, plane_bytes = 0;
+    int first_byte = 0, first_place = 0;  // of a packed residual, of a decoded one
+
+};
+
+// How residuals lie in bytes; `depth` is that of a decoded one.
+struct Layout {
+    Section sections[2];
+    int count = 0, bytes = 0, depth = 0;
+
+    // The next components, with their bytes; decoded they lie before those that were added.
+    void add(int bits, int components) {
+        Section& each = sections[count++];
+        each.bits = bits, each.components = components;
+        each.bytes = components * bits / 8;
+        each.plane_bytes = (each.bytes + 3) / 4 * 4;
+        each.first_byte = bytes;
+        bytes += each.bytes;
+    }
+    void place() {
+        // The last one first: it has the most planes, whose vectors should not lie across lines.
+        for (int at = count - 1; at >= 0; --at) {
+            sections[at].first_place = depth;
+            depth += 8 / sections[at].bits * sections[at].plane_bytes;
+        }
+    }
+
+    // Of each component among the decoded ones.
+    void write_places(std::vector<int>& places) const {
+        places.clear();
+        for (int at = 0; at < count; ++at) {
+            const Section& each = sections[at];
+            const int per_byte = 8 / each.bits;
+            for (int c = 0; c < each.components; ++c)
+                places.push_back(each.first_place + c % per_byte * each.plane_bytes + c / per_byte);
+        }
+    }
+
+    // From a row of decoded bytes to the next: whole cache lines.
+    size_t stride() const { return (depth + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
+};
+
+Layout layout_of(const PlaidCodec& codec) {
+    Layout layout;
+    const int first = codec.directions ? codec.components / 3 : 0;
+    if (first) layout.add(2 * codec.bits, first);
+    layout.add(codec.bits, codec.components - first);
+    layout.place();
+    return layout;
+}
+
 // Query tokens as columns of panels, scaled to unit length.
 struct Query {
     int tokens = 0, columns = 0;
     std::vector<float> lengths;  // of each column; 0 where there is no token
     std::vector<float> units;    // (tokens, width)
     // With centroids: an int16 score is the sum of products and bias, times the factor.
-    std::vector<int8_t> centroid_panel;
-    std::vector<int32_t> centroid_bias;
-    std::vector<float> factors;
-    // With residuals, `depth` bytes in the order of a decoded one's: the sum of products and bias,
-    // and the centroid's score shifted left, are in one unit.
-    std::vector<int8_t> residual_panel;
-    std::vector<int32_t> residual_bias;
-    int plane_bytes = 0, depth = 0, shift = 0;
+    Lines<int8_t> centroid_panel;
+    Lines<int32_t> centroid_bias;
+    Lines<float> factors;
+    // With residuals, whose decoded bytes are `layout.depth`: the sum of products and bias, and the
+    // centroid's score shifted left, are in one unit.
+    Layout layout;
+    std::vector<int> places;   // of a residual's components among the decoded ones
+    Lines<float> along;         // (tokens, padded components) of principal directions
+    Lines<int8_t> residual_panel;
+    Lines<int32_t> residual_bias;
+    int shift = 0;
     float one = 0, unit = 0;
-    std::vector<float> float_panel;  // (width, columns), made where it is needed
+    Lines<float> float_panel;  // (width, columns), made where it is needed
 };
 
 // A run of tokens or of entries, empty where the mapped files name what is not there.
@@ -101,7 +161,7 @@ struct NearDocument {
     Run run = {0, 0};
     int64_t count = 0, fetched = 0;
     std::vector<NearToken> tokens;
-    std::vector<int16_t> least;  // of a centroid's score in each column
+    Lines<int16_t> least;  // of a centroid's score in each column
 };
 
 // What a thread keeps between searches.
@@ -110,7 +170,7 @@ struct Scratch {
     // Of a code; whatever the files say, there is a row of scores for what is left of it.
     uint32_t code_mask = 0;
     bool is_damaged = false;  // the files hold what no index does
-    std::vector<int16_t> scores, block_best, thresholds;
+    Lines<int16_t> scores, block_best, thresholds;
     std::vector<std::vector<Probe>> probes;
     std::vector<Entries> lists;
     std::vector<Gain> probe_gains;
@@ -120,10 +180,10 @@ struct Scratch {
     std::vector<Scored> candidates;
     std::vector<float> ranked;
     std::vector<int32_t> bins;
-    std::vector<uint8_t> rows;
+    Lines<uint8_t> rows;
     NearDocument near_documents[DOCUMENTS_AHEAD + 1];
-    std::vector<float> float_rows, best;
-    std::vector<int16_t> best_shorts;
+    Lines<float> float_rows, best;
+    Lines<int16_t> best_shorts;
 };
 
 // Not inlined: the compiler would look it up again and again, in the middle of products.
@@ -154,15 +214,43 @@ inline size_t place_in_panel(const Query& q, int row, int column) {
     return ((size_t)(row / 4) * q.columns + column) * 4 + row % 4;
 }
 
+// As many as whole vectors on any instruction set hold.
+int padded_components(int components) { return (components + 15) / 16 * 16; }
+
+float largest_size(const float* values, size_t count) {
+    float largest = 0;
+    for (size_t at = 0; at < count; ++at) largest = std::max(largest, std::fabs(values[at]));
+    return largest;
+}
+
+// The query's tokens along principal directions.
+void project(Query& q, const PlaidCodec& codec) {
+    constexpr int TOKENS = 4;
+    const int width = codec.width, columns = padded_components(codec.components);
+    const int padded = (q.tokens + TOKENS - 1) / TOKENS * TOKENS;
+    q.units.resize((size_t)padded * width, 0);
+    q.along.resize((size_t)padded * columns);
+    for (int t = 0; t < q.tokens; t += TOKENS)
+        for (int column = 0; column < columns; column += LANES) {
+            const float* units = q.units.data() + (size_t)t * width;
+            Floats sums[TOKENS] = {};
+            for (int d = 0; d < width; ++d) {
+                const Floats direction = load(codec.directions + (size_t)d * columns + column);
+                for (int r = 0; r < TOKENS; ++r)
+                    sums[r] += broadcast(units[r * width + d]) * direction;
+            }
+            for (int r = 0; r < TOKENS; ++r)
+                store(q.along.data() + (size_t)(t + r) * columns + column, sums[r]);
+        }
+}
+
 void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
-    const int width = codec.width;
+    const int width = codec.width, components = codec.components;
     q.tokens = tokens;
     q.columns = (tokens + COLUMN_GROUP - 1) / COLUMN_GROUP * COLUMN_GROUP;
     q.lengths.assign(q.columns, 0);
     q.units.resize((size_t)tokens * width);
     q.factors.assign(q.columns, 0);
-    std::vector<float> largest(tokens);
-    float largest_of_all = 0;
     for (int t = 0; t < tokens; ++t) {
         const float* from = query + (size_t)t * width;
         double square = 0;
@@ -170,43 +258,44 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
         const double length = std::sqrt(square);
         q.lengths[t] = (float)std::min(length, LONGEST);
         for (int d = 0; d < width; ++d) {
-            const float unit = length > 0 ? (float)(from[d] / length) : 0;
-            q.units[(size_t)t * width + d] = unit;
-            largest[t] = std::max(largest[t], std::fabs(unit));
+            q.units[(size_t)t * width + d] = length > 0 ? (float)(from[d] / length) : 0;
         }
-        largest_of_all = std::max(largest_of_all, largest[t]);
     }
+    if (codec.directions) project(q, codec);
+    // The tokens as they are multiplied with residuals' components.
+    const float* with_residuals = codec.directions ? q.along.data() : q.units.data();
+    const int columns = codec.directions ? padded_components(components) : components;
+    float largest_of_all = largest_size(with_residuals, (size_t)tokens * columns);
     if (largest_of_all == 0) largest_of_all = 1;
-    // A cosine of 1 is `one`, a power of two below 2^15 whose unit is not finer than what the
-    // residuals' products come in.
+    // A cosine of 1 is `one`; shifted left, it is counted in what the residuals' products come in.
     const float finest = codec.value_scale * largest_of_all / SIGNED_LEVELS;
-    int exponent = 14;
-    while (exponent > 1 && std::ldexp(1.0f, -exponent) < finest) --exponent;
-    q.one = std::ldexp(1.0f, exponent);
     q.shift = 0;
-    while (q.shift < 8 && std::ldexp(1.0f, -exponent - q.shift - 1) >= finest) ++q.shift;
-    q.unit = std::ldexp(1.0f, -exponent - q.shift);
+    while (q.shift < 8 && LARGEST_ONE * finest * (1 << q.shift) < 1) ++q.shift;
+    q.one = std::max(2.0f, std::min(LARGEST_ONE, 1 / (finest * (1 << q.shift))));
+    q.unit = 1 / (q.one * (1 << q.shift));
     const float level_of_all = q.unit / codec.value_scale;
 
-    const int per_byte = 8 / codec.bits, bytes = width / per_byte;
-    q.plane_bytes = (bytes + 3) / 4 * 4;
-    q.depth = per_byte * q.plane_bytes;
+    q.layout = layout_of(codec);
+    q.layout.write_places(q.places);
     q.centroid_panel.assign((size_t)width * q.columns, 0);
     q.centroid_bias.assign(q.columns, 0);
-    q.residual_panel.assign((size_t)q.depth * q.columns, 0);
+    q.residual_panel.assign((size_t)q.layout.depth * q.columns, 0);
     q.residual_bias.assign(q.columns, 0);
     for (int t = 0; t < tokens; ++t) {
         const float* unit = q.units.data() + (size_t)t * width;
-        const float level = largest[t] > 0 ? largest[t] / SIGNED_LEVELS : 1;
+        const float largest = largest_size(unit, width);
+        const float level = largest > 0 ? largest / SIGNED_LEVELS : 1;
         q.factors[t] = level * q.one;
         for (int d = 0; d < width; ++d) {
             // The other side holds 128 more than what it stands for, which the bias takes out.
             const int32_t with_centroid = rounded_levels(unit[d], level);
             q.centroid_panel[place_in_panel(q, d, t)] = (int8_t)with_centroid;
             q.centroid_bias[t] -= 128 * with_centroid;
-            const int32_t with_residual = rounded_levels(unit[d], level_of_all);
-            const int decoded_at = d % per_byte * q.plane_bytes + d / per_byte;
-            q.residual_panel[place_in_panel(q, decoded_at, t)] = (int8_t)with_residual;
+        }
+        const float* from = with_residuals + (size_t)t * columns;
+        for (int c = 0; c < components; ++c) {
+            const int32_t with_residual = rounded_levels(from[c], level_of_all);
+            q.residual_panel[place_in_panel(q, q.places[c], t)] = (int8_t)with_residual;
             q.residual_bias[t] -= 128 * with_residual;
         }
     }

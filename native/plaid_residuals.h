@@ -19,61 +19,137 @@ inline __m128i choose_bytes(__m128i table, __m128i numbers) {
 }
 #endif
 
+#if LANES >= 8
+// 16 bytes again and again.
+template <class Vector> inline Vector repeat_bytes(const uint8_t* from) {
+#if LANES == 16
+    if constexpr (sizeof(Vector) == 64)
+        return _mm512_maskz_broadcast_i32x4(ALL, _mm_loadu_si128((const __m128i*)from));
+    else
+#endif
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)from));
+}
+#endif
+
 // Scales of a document that are fetched before its residuals are, and those of a cache line.
 constexpr int64_t SCALES_AHEAD = 128, SCALES_IN_LINE = 32;
 
-// Writes the bytes that a token's residual stands for, plane by plane.
-struct Decoder {
-    int bits, bytes, plane_bytes;
+// Writes the bytes that a section of a token's residual stands for, plane by plane.
+struct SectionDecoder {
+    Section section;
     alignas(64) uint8_t table[64] = {};  // what bits stand for, again and again
 
-    Decoder(const PlaidCodec& codec, const Query& q)
-        : bits(codec.bits), bytes(codec.width * codec.bits / 8), plane_bytes(q.plane_bytes) {
-        if (bits < 8)
+    SectionDecoder() = default;
+    SectionDecoder(const Section& decoded, const uint8_t* values) : section(decoded) {
+        if (section.bits < 8)
             for (int at = 0; at < 64; ++at)
-                table[at] = codec.values[at % 16 & ((1 << bits) - 1)];
+                table[at] = values[at % 16 & ((1 << section.bits) - 1)];
     }
 
-    void operator()(const uint8_t* from, uint8_t* to) const {
-        if (bits == 8)
+    // BITS are the section's, BYTES too, or 0 for any.
+    template <int BITS, int BYTES>
+    [[gnu::always_inline]] void operator()(const uint8_t* from, uint8_t* to) const {
+        const int bytes = BYTES ? BYTES : section.bytes;
+        from += section.first_byte, to += section.first_place;
+        if (BITS == 8) {
             std::memcpy(to, from, bytes);
-        else if (bits == 4)
-            decode<4>(from, to);
-        else if (bits == 2)
-            decode<2>(from, to);
-        else
-            decode<1>(from, to);
-    }
-
-  private:
-    template <int BITS> void decode(const uint8_t* from, uint8_t* to) const {
-        int at = 0;
+            return;
+        }
 #if LANES == 16
-        for (; at + 64 <= bytes; at += 64) decode_vector<BITS, __m512i>(from + at, to + at);
+        if (BITS < 4 && bytes == 16) return decode_planes<BITS, __m512i>(from, to);
 #endif
 #if LANES >= 8
-        for (; at + 32 <= bytes; at += 32) decode_vector<BITS, __m256i>(from + at, to + at);
-        for (; at + 16 <= bytes; at += 16) decode_vector<BITS, __m128i>(from + at, to + at);
+        if (BITS < 8 && bytes == 16) return decode_planes<BITS, __m256i>(from, to);
+#endif
+        const int plane_bytes = BYTES ? (BYTES + 3) / 4 * 4 : section.plane_bytes;
+        int at = 0;
+#if LANES == 16
+        for (; at + 64 <= bytes; at += 64) decode_vector<BITS, __m512i>(from + at, to + at, plane_bytes);
+#endif
+#if LANES >= 8
+        for (; at + 32 <= bytes; at += 32) decode_vector<BITS, __m256i>(from + at, to + at, plane_bytes);
+        for (; at + 16 <= bytes; at += 16) decode_vector<BITS, __m128i>(from + at, to + at, plane_bytes);
+        for (; at + 4 <= bytes; at += 4) decode_vector<BITS, __m128i, 4>(from + at, to + at, plane_bytes);
 #endif
         for (; at < bytes; ++at)
             for (int plane = 0; plane < 8 / BITS; ++plane)
-                to[plane * plane_bytes + at] = table[from[at] >> (BITS * plane) & ((1 << BITS) - 1)];
+                to[plane * plane_bytes + at] =
+                    table[from[at] >> (BITS * plane) & ((1 << BITS) - 1)];
     }
 
+  private:
 #if LANES >= 8
-    template <int BITS, class Vector> void decode_vector(const uint8_t* from, uint8_t* to) const {
-        typedef uint32_t Packed __attribute__((vector_size(sizeof(Vector))));
-        Packed packed;
+    // All planes of 16 bytes, as many of them at a time as a vector holds.
+    template <int BITS, class Vector>
+    [[gnu::always_inline]] void decode_planes(const uint8_t* from, uint8_t* to) const {
+        constexpr int AT_ONCE = sizeof(Vector) / 16, HALVES = 2 * AT_ONCE;
+        typedef uint64_t Packed __attribute__((vector_size(sizeof(Vector))));
+        Packed shifts;
         Vector choice;
-        std::memcpy(&packed, from, sizeof packed);
+        const Packed packed = (Packed)repeat_bytes<Vector>(from);
+        uint64_t shift_of_half[HALVES];
+        for (int half = 0; half < HALVES; ++half) shift_of_half[half] = half / 2 * BITS;
+        std::memcpy(&shifts, shift_of_half, sizeof shifts);
+        std::memcpy(&choice, table, sizeof choice);
+        for (int plane = 0; plane < 8 / BITS; plane += AT_ONCE) {
+            const Packed numbers = packed >> (shifts + BITS * plane) &
+                                   (0x0101010101010101u * ((1u << BITS) - 1));
+            const Vector chosen = choose_bytes(choice, (Vector)numbers);
+            std::memcpy(to + 16 * plane, &chosen, sizeof chosen);
+        }
+    }
+
+    // BYTES of them, or those of a vector.
+    template <int BITS, class Vector, int BYTES = sizeof(Vector)>
+    [[gnu::always_inline]] void decode_vector(const uint8_t* from, uint8_t* to,
+                                              int plane_bytes) const {
+        typedef uint32_t Packed __attribute__((vector_size(sizeof(Vector))));
+        Packed packed = {};
+        Vector choice;
+        std::memcpy(&packed, from, BYTES);
         std::memcpy(&choice, table, sizeof choice);
         for (int plane = 0; plane < 8 / BITS; ++plane) {
             const Packed numbers = packed >> (BITS * plane) & (0x01010101u * ((1u << BITS) - 1));
             const Vector chosen = choose_bytes(choice, (Vector)numbers);
-            std::memcpy(to + plane * plane_bytes, &chosen, sizeof chosen);
+            std::memcpy(to + plane * plane_bytes, &chosen, BYTES);
         }
     }
 #endif
+};
+
+// What is known of a residual where the code is compiled: bits of (the last) components, whether
+// they are along principal directions, and the vectors' width, or 0 for any.
+template <int BITS_, bool IS_PRINCIPAL_, int WIDTH_> struct Kind {
+    static constexpr int BITS = BITS_, WIDTH = WIDTH_;
+    static constexpr bool IS_PRINCIPAL = IS_PRINCIPAL_;
+    static constexpr int DEPTH = IS_PRINCIPAL ? WIDTH / 4 * 3 : WIDTH;
+    static constexpr int SECTION_BYTES = WIDTH * BITS / (IS_PRINCIPAL ? 16 : 8);
+};
+
+// Writes the bytes that a token's residual stands for.
+struct Decoder {
+    int bytes, count;
+    SectionDecoder sections[2];
+
+    Decoder(const PlaidCodec& codec, const Layout& layout)
+        : bytes(layout.bytes), count(layout.count) {
+        for (int at = 0; at < count; ++at) {
+            const bool has_first_values = codec.directions && at == 0;
+            sections[at] = SectionDecoder(layout.sections[at],
+                                          has_first_values ? codec.first_values : codec.values);
+        }
+    }
+
+    template <class Kind>
+    [[gnu::always_inline]] void operator()(Kind, const uint8_t* from, uint8_t* to) const {
+        constexpr int BITS = Kind::BITS, BYTES = Kind::SECTION_BYTES;
+        if constexpr (Kind::IS_PRINCIPAL) {
+            sections[0].template operator()<2 * BITS, BYTES>(from, to);
+            sections[1].template operator()<BITS, BYTES>(from, to);
+        } else {
+            sections[0].template operator()<BITS, BYTES>(from, to);
+        }
+    }
 };
 
 inline float weighted_sum(const Query& q, const float* best) {
@@ -100,6 +176,19 @@ inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run r
     std::fill(least + q.tokens, least + columns, (int16_t)32767);
 }
 
+// Whether one of the scores is as large as its threshold; COLUMNS of them, or 0 for any number.
+template <int COLUMNS>
+inline bool reaches_any(const int16_t* scores, const int16_t* thresholds, int columns) {
+#if LANES == 16
+    if constexpr (COLUMNS == 32)
+        return _mm512_cmpge_epi16_mask(_mm512_loadu_si512(scores), _mm512_loadu_si512(thresholds));
+#endif
+    Shorts is_near = {};
+    for (int column = 0; column < columns; column += COLUMN_GROUP)
+        is_near |= (Shorts)(load_group(scores + column) >= load_group(thresholds + column));
+    return any(is_near);
+}
+
 // Lists the tokens whose centroids reach `least` in any column; one behind the last is written too.
 // COLUMNS are the query's, or 0 for any.
 template <int COLUMNS, class Code>
@@ -111,12 +200,8 @@ int64_t list_near(const Code* codes, Run run, const int16_t* least, int any_colu
     int64_t count = 0;
     for (int64_t token = run.first; token < run.end; ++token) {
         const uint32_t code = (uint32_t)codes[token] & mask;
-        const int16_t* row = scores + (size_t)code * columns;
-        Shorts is_near = {};
-        for (int column = 0; column < columns; column += COLUMN_GROUP)
-            is_near |= (Shorts)(load_group(row + column) >= load_group(least + column));
         to[count] = {token, code};
-        count += any(is_near);
+        count += reaches_any<COLUMNS>(scores + (size_t)code * columns, least, columns);
     }
     return count;
 }
@@ -170,16 +255,19 @@ inline Ints shifted_left(Ints value, int bits) { return (Ints)((Words)value << b
 
 // Raises s.best of each column to its largest product with ROWS tokens, or with fewer, of which the
 // last one comes again.
-template <int ROWS, int DEPTH>
-inline void raise_to_residuals(const Query& q, const Decoder& decode, const PlaidSegment& segment,
+template <int ROWS, class Kind>
+[[gnu::noinline]] void raise_to_residuals(const Query& q, const Decoder& decode, const PlaidSegment& segment,
                                const NearToken* tokens, int64_t count, Scratch& s) {
-    const int depth = DEPTH ? DEPTH : q.depth, columns = q.columns;
+    constexpr int DEPTH = Kind::DEPTH;
+    const int depth = DEPTH ? DEPTH : q.layout.depth, columns = q.columns;
+    const size_t stride = DEPTH ? (DEPTH + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE
+                                : q.layout.stride();
     uint8_t* rows = s.rows.data();
     const int16_t* scores[ROWS];
     float scales[ROWS];
     for (int r = 0; r < ROWS; ++r) {
         const NearToken& each = tokens[std::min<int64_t>(r, count - 1)];
-        decode(segment.residuals + each.token * decode.bytes, rows + r * depth);
+        decode(Kind(), segment.residuals + each.token * decode.bytes, rows + r * stride);
         scores[r] = s.scores.data() + (size_t)each.code * columns;
         scales[r] = widen_float16(segment.scales[each.token]);
     }
@@ -191,7 +279,7 @@ inline void raise_to_residuals(const Query& q, const Decoder& decode, const Plai
             for (int r = 0; r < ROWS; ++r)
                 sums[r][v] = bias + shifted_left(load_shorts(scores[r] + column + v * LANES), q.shift);
         }
-        multiply_bytes(rows, depth, q.residual_panel.data() + 4 * column, columns, depth, sums);
+        multiply_bytes(rows, stride, q.residual_panel.data() + 4 * column, columns, depth, sums);
         for (int v = 0; v < VECTORS; ++v) {
             float* best = s.best.data() + column + v * LANES;
             Floats most = load(best);
@@ -202,7 +290,7 @@ inline void raise_to_residuals(const Query& q, const Decoder& decode, const Plai
     });
 }
 
-template <int DEPTH>
+template <class Kind>
 void raise_to_document(const Query& q, const Decoder& decode, const NearDocument& document,
                        NearDocument& next, Scratch& s) {
     const PlaidSegment& segment = *document.segment;
@@ -210,9 +298,26 @@ void raise_to_document(const Query& q, const Decoder& decode, const NearDocument
     int64_t left = document.count;
     for (; left > FEW_BYTE_ROWS; left -= BYTE_ROWS, tokens += BYTE_ROWS) {
         fetch_residuals(next, BYTE_ROWS, decode.bytes);
-        raise_to_residuals<BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
+        raise_to_residuals<BYTE_ROWS, Kind>(q, decode, segment, tokens, left, s);
     }
-    if (left > 0) raise_to_residuals<FEW_BYTE_ROWS, DEPTH>(q, decode, segment, tokens, left, s);
+    if (left > 0) raise_to_residuals<FEW_BYTE_ROWS, Kind>(q, decode, segment, tokens, left, s);
+}
+
+typedef void RaiseToDocument(const Query&, const Decoder&, const NearDocument&, NearDocument&,
+                             Scratch&);
+
+template <int BITS, bool IS_PRINCIPAL> RaiseToDocument* raise_of(int width) {
+    return width == 128 ? raise_to_document<Kind<BITS, IS_PRINCIPAL, 128>>
+                        : raise_to_document<Kind<BITS, IS_PRINCIPAL, 0>>;
+}
+
+RaiseToDocument* raise_for(const PlaidCodec& codec) {
+    const int width = codec.width;
+    if (codec.directions) return codec.bits == 1 ? raise_of<1, true>(width) : raise_of<2, true>(width);
+    return codec.bits == 1   ? raise_of<1, false>(width)
+           : codec.bits == 2 ? raise_of<2, false>(width)
+           : codec.bits == 4 ? raise_of<4, false>(width)
+                             : raise_of<8, false>(width);
 }
 
 // MaxSim of one document from its codes and residuals, while those of `next` are fetched.
@@ -220,8 +325,7 @@ void raise_to_document(const Query& q, const Decoder& decode, const NearDocument
 // Residuals are those of tokens whose centroids come within a margin of the document's best for any
 // query token; each is multiplied with all query tokens.
 float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         NearDocument& document, NearDocument& next, Scratch& s) {
-    const auto raise = q.depth == 128 ? raise_to_document<128> : raise_to_document<0>;
+                         RaiseToDocument* raise, NearDocument& document, NearDocument& next, Scratch& s) {
     const Run run = document.run;
     if (run.first == run.end) return LOWEST;
     std::fill(s.best.begin(), s.best.end(), LOWEST);

@@ -14,7 +14,7 @@ from retrieval.indexing.plaid.native_build import NativeCentroidSearch
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort
 from retrieval.indexing.rounded_tokens import round_tokens
-from tests.indexing.plaid.plaid_worlds import make_world
+from tests.indexing.plaid.plaid_worlds import Rounding, cases, make_world
 from tests.tiles import VECTORS_OF
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled library")
@@ -25,12 +25,11 @@ WIDTHS = (8, 48, 64, 96, 128, 256)
 QUERY_LENGTHS = (1, 15, 16, 17, 31, 32, 33, 70)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_searches_are_those_of_vectors(emulated: str, width: int, bits: int) -> None:
+@pytest.mark.parametrize(("width", "rounding"), cases(WIDTHS))
+def test_searches_are_those_of_vectors(emulated: str, width: int, rounding: Rounding) -> None:
     # Around half of a tile's rows, and a whole one's; 1,000 centroids leave half of a tile.
     lengths = [1, 7, 8, 9, 15, 16, 17, 24, 25, 33, 60] * 9
-    world = make_world(width, bits, lengths, cuts=(40, 41), centroids=1_000)
+    world = make_world(width, rounding, lengths, cuts=(40, 41), centroids=1_000)
     searcher = NativeSearcher(world.codec, world.segments)
     for effort in (Effort(8, 60, 30, 0), Effort(8, 99, 99, 0, math.inf)):
         for count in QUERY_LENGTHS:

@@ -29,7 +29,7 @@ from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
 from retrieval.indexing.vectors import Vectors
 from retrieval.records import Hit
 from retrieval.scoring import maxsim
-from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
+from tests.indexing.plaid.plaid_worlds import ROUNDINGS, PlaidWorld, Rounding, cases, make_world
 
 Floats = NDArray[np.float32]
 Ranked = tuple[NDArray[np.int64], Floats]
@@ -66,10 +66,11 @@ def assert_same(found: Ranked, expected: Ranked, tolerance: float = TOLERANCE) -
     assert scores == pytest.approx([wanted[at] for at in positions.tolist()], abs=tolerance)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("width", [8, 13, 48, 128, 256])
-def test_all_documents_have_the_scores_of_numpy(device: str, width: int, bits: int) -> None:
-    world = make_world(width, bits, lengths_of(90, width, 1), cuts=(50, 51))
+@pytest.mark.parametrize(("width", "rounding"), cases([8, 13, 48, 128, 256]))
+def test_all_documents_have_the_scores_of_numpy(
+    device: str, width: int, rounding: Rounding
+) -> None:
+    world = make_world(width, rounding, lengths_of(90, width, 1), cuts=(50, 51))
     slow = NumpySearcher(world.codec, world.segments)
     fast = TorchSearcher(world.codec, world.segments, device)
     everything = np.arange(90)
@@ -194,8 +195,8 @@ def test_any_shape_has_the_scores_of_numpy(data: st.DataObject) -> None:
     if not sum(lengths):
         lengths[0] = 1
     cuts = sorted(data.draw(st.lists(st.integers(0, len(lengths)), max_size=3)))
-    bits = data.draw(st.sampled_from([1, 2, 4, 8]))
-    world = make_world(width, bits, lengths, cuts, centroids=data.draw(st.integers(1, 40)))
+    rounding = data.draw(st.sampled_from([each for each in ROUNDINGS if each.takes(width)]))
+    world = make_world(width, rounding, lengths, cuts, centroids=data.draw(st.integers(1, 40)))
     counts = data.draw(st.lists(st.integers(1, 70), min_size=1, max_size=4))
     queries = [world.query(count, seed=at) for at, count in enumerate(counts)]
     probes = data.draw(st.integers(1, len(world.codec.centroids)))

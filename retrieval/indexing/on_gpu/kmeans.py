@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.indexing.on_gpu.devices import Device, find_device
-from retrieval.indexing.plaid.codec import Floats
+from retrieval.indexing.plaid.values import Floats
 
 _PRODUCTS_BYTES = 1 << 29
 _TOKENS_AT_ONCE = 1 << 18

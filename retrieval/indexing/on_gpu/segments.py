@@ -16,6 +16,17 @@ from torch import Tensor
 from retrieval.indexing.on_gpu.devices import on_device
 from retrieval.indexing.plaid.codec import ResidualCodec
 from retrieval.indexing.plaid.segment import Segment, merged_lists
+from retrieval.indexing.plaid.values import values_of_bytes
+
+
+class SectionTensors(NamedTuple):
+    """Components of a residual that have equally many bits."""
+
+    components: int
+    bytes: int
+    """Of all the components."""
+    table: Tensor
+    """(256, components of a byte) float32: what a byte stands for."""
 
 
 class SegmentTensors(NamedTuple):
@@ -23,8 +34,10 @@ class SegmentTensors(NamedTuple):
 
     centroids_KD: Tensor
     """float32."""
-    table: Tensor
-    """(256, components of a byte) float32: what a byte of a residual stands for."""
+    sections: tuple[SectionTensors, ...]
+    """The components of a residual, in order."""
+    directions_CD: Tensor | None
+    """That the components are along, float32; None for the vector's own."""
     offsets: Tensor
     """(N + 1,) int64: document i has the tokens from offsets[i] to offsets[i + 1]."""
     codes: Tensor
@@ -53,7 +66,13 @@ class SegmentTensors(NamedTuple):
     def decode(self, rows: Tensor) -> Tensor:
         """(rows, D) residuals of these tokens."""
         bytes_TP = self.residuals[rows].long()
-        return self.table[bytes_TP].flatten(1)[:, : self.width]
+        parts, first = [], 0
+        for section in self.sections:
+            part_TP = bytes_TP[:, first : first + section.bytes]
+            parts.append(section.table[part_TP].flatten(1)[:, : section.components])
+            first += section.bytes
+        components_TC = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return components_TC if self.directions_CD is None else components_TC @ self.directions_CD
 
 
 def to_tensors(
@@ -72,7 +91,15 @@ def to_tensors(
     no_codes, no_bytes = np.empty(0, np.int32), codec.encode(codec.centroids[:0], np.empty(0, int))
     return SegmentTensors(
         torch.from_numpy(codec.centroids.copy()).to(device),
-        torch.from_numpy(codec.residuals(np.arange(256, dtype=np.uint8)[:, None])).to(device),
+        tuple(
+            SectionTensors(
+                each.components,
+                each.bytes,
+                torch.from_numpy(values_of_bytes(each.values)).to(device),
+            )
+            for each in codec.sections
+        ),
+        torch.from_numpy(codec.principal.directions.copy()).to(device) if codec.principal else None,
         torch.from_numpy(np.cumsum(lengths)).to(device),
         on_device([no_codes, *(each.codes for each in filled)], np.dtype("i4"), device),
         on_device(

@@ -11,12 +11,13 @@ from retrieval.indexing.index import Ranking
 from retrieval.indexing.on_gpu.devices import Device, find_device
 from retrieval.indexing.on_gpu.kmeans import TorchCentroidSearch
 from retrieval.indexing.on_gpu.torch_search import TorchSearcher
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import ResidualCodec
 from retrieval.indexing.plaid.kmeans import Nearest
 from retrieval.indexing.plaid.plaid_index import PlaidIndex
 from retrieval.indexing.plaid.quality import SearchPlan
 from retrieval.indexing.plaid.searcher import Searcher
 from retrieval.indexing.plaid.settings import PlaidSettings
+from retrieval.indexing.plaid.values import Floats
 
 
 class TorchPlaidIndex(PlaidIndex):

@@ -22,9 +22,10 @@ from retrieval.indexing.on_gpu.devices import Device, find_device, stack_queries
 from retrieval.indexing.on_gpu.exact import chosen_scores, has_kernel
 from retrieval.indexing.on_gpu.runs import maximum_by_owner, repeat, runs
 from retrieval.indexing.on_gpu.segments import to_tensors
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import ResidualCodec
 from retrieval.indexing.plaid.numpy_search import Effort, Mask, Positions
 from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.plaid.values import Floats
 
 _MEMORY_BYTES = 1 << 31
 

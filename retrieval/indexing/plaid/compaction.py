@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.files import give_pages_back
-from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import EncodedTokens, ResidualCodec
 from retrieval.indexing.plaid.segment import Segment, make_segment
 from retrieval.indexing.plaid.segment_files import map_segment, save_segments, segment_name
+from retrieval.indexing.plaid.values import Floats
 from retrieval.indexing.ragged import rows_of
 
 logger = logging.getLogger(__name__)

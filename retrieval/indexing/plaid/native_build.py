@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import native
-from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec, code_type
+from retrieval.indexing.plaid.codec import SHORTEST, EncodedTokens, ResidualCodec, code_type
 from retrieval.indexing.plaid.kmeans import group_centroids
+from retrieval.indexing.plaid.values import Floats
 from retrieval.parallel import in_threads
 
 _CHUNK = 1 << 14
@@ -25,6 +26,13 @@ class _Rounding(ctypes.Structure):
         ("centroids", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
         ("bounds", ctypes.c_void_p),
+        ("shortest", ctypes.c_float),
+        ("components", ctypes.c_int32),
+        ("to_components", ctypes.c_void_p),
+        ("centroid_components", ctypes.c_void_p),
+        ("squares", ctypes.c_void_p),
+        ("first_values", ctypes.c_void_p),
+        ("first_bounds", ctypes.c_void_p),
     )
 
 
@@ -76,11 +84,10 @@ def encode(
 ) -> EncodedTokens:
     """As `ResidualCodec.encode`."""
     tokens, numbers = _floats(tokens_TD), np.ascontiguousarray(codes, np.int32)
-    residuals = np.empty((len(tokens), codec.width * codec.bits // 8), np.uint8)
+    residuals = np.empty((len(tokens), codec.residual_bytes), np.uint8)
     scales = np.empty(len(tokens), np.float16)
     codec.check_lengths(tokens)
-    arrays = [_floats(each) for each in (codec.centroids, codec.values, codec.bounds)]
-    rounding = _Rounding(codec.width, codec.bits, *(each.ctypes.data for each in arrays))
+    rounding, arrays = _rounding(codec)
     run = native.loaded().retrieval_encode_residuals
 
     def work(first: int, last: int) -> None:
@@ -94,7 +101,26 @@ def encode(
         )
 
     _work_on_chunks(work, len(tokens), threads)
+    del arrays
     return EncodedTokens(codes.astype(code_type(len(codec.centroids))), residuals, scales)
+
+
+def _rounding(codec: ResidualCodec) -> tuple[_Rounding, list[Floats]]:
+    """What the library rounds by, and the arrays that it points into."""
+    own = [_floats(each) for each in (codec.centroids, codec.values, codec.bounds)]
+    first = (codec.width, codec.bits, *map(_address, own), SHORTEST)
+    principal = codec.principal
+    if principal is None:
+        return _Rounding(*first), own
+    along = [
+        principal.to_components,
+        codec.centroid_components,
+        principal.squares,
+        principal.first_values,
+        principal.first_bounds,
+    ]
+    along = [_floats(each) for each in along]
+    return _Rounding(*first, len(principal.directions), *map(_address, along)), own + along
 
 
 def _work_on_chunks(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:

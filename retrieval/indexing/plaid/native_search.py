@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval import native
 from retrieval.errors import IndexFilesError, RetrievalError
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec, code_type
+from retrieval.indexing.plaid.codec import ResidualCodec, code_type
 from retrieval.indexing.plaid.numpy_search import (
     DAMAGED,
     Effort,
@@ -24,6 +24,7 @@ from retrieval.indexing.plaid.numpy_search import (
     Positions,
 )
 from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.plaid.values import Floats
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,13 @@ class _Codec(ctypes.Structure):
         ("centroids", ctypes.c_int32),
         ("width", ctypes.c_int32),
         ("bits", ctypes.c_int32),
+        ("components", ctypes.c_int32),
         ("value_scale", ctypes.c_float),
         ("bytes", ctypes.c_void_p),
         ("byte_scales", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
+        ("directions", ctypes.c_void_p),
+        ("first_values", ctypes.c_void_p),
     )
 
 
@@ -112,18 +116,26 @@ class NativeSearcher:
         self._segments = [_contiguous(segment) for segment in segments]
         self._slow = NumpySearcher(codec, self._segments)
         self._rows, self._row_scales = _to_bytes(codec.centroids)
-        largest = float(np.abs(codec.values).max())
+        values = [section.values for section in codec.sections]
+        largest = float(np.abs(np.concatenate(values)).max())
         # At 8 bits the values are evenly spaced, and a number is its own byte.
         scale = float(codec.values[255]) / 127 if codec.bits == 8 else max(largest, 1e-6) / 127
-        self._values = (np.rint(codec.values / scale) + 128).astype(np.uint8)
+        tables = [(np.rint(each / scale) + 128).astype(np.uint8) for each in values]
+        self._first_values = tables[0] if codec.principal else None
+        self._values = tables[-1]
+        principal = codec.principal
+        self._directions = None if principal is None else _columns(principal.directions)
         self._codec = _Codec(
             len(codec.centroids),
             codec.width,
             codec.bits,
+            sum(section.components for section in codec.sections),
             scale,
             self._rows.ctypes.data,
             self._row_scales.ctypes.data,
             self._values.ctypes.data,
+            _address(self._directions),
+            _address(self._first_values),
         )
         self._list_of = [_list_of(each, len(codec.centroids)) for each in self._segments]
         structures, first = [], 0
@@ -247,21 +259,29 @@ def _list_of(segment: Segment, centroids: int) -> NDArray[np.int32]:
     return numbers
 
 
-def _structure(segment: Segment, list_of: NDArray[np.int32], first: int) -> _Segment:
-    def address(array: NDArray[Any] | None) -> int | None:
-        return None if array is None else array.ctypes.data
+def _columns(directions_CD: Floats) -> Floats:
+    """(D, C filled up to whole vectors) as the library multiplies them."""
+    columns = np.zeros((directions_CD.shape[1], -(-len(directions_CD) // 16) * 16), np.float32)
+    columns[:, : len(directions_CD)] = directions_CD.T
+    return columns
 
+
+def _address(array: NDArray[Any] | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def _structure(segment: Segment, list_of: NDArray[np.int32], first: int) -> _Segment:
     return _Segment(
         first,
         segment.documents,
-        address(segment.offsets),
-        address(segment.codes),
-        address(segment.residuals),
-        address(segment.scales),
-        address(list_of),
-        address(segment.lists.starts),
-        address(segment.lists.documents),
-        address(segment.tokens),
+        _address(segment.offsets),
+        _address(segment.codes),
+        _address(segment.residuals),
+        _address(segment.scales),
+        _address(list_of),
+        _address(segment.lists.starts),
+        _address(segment.lists.documents),
+        _address(segment.tokens),
         len(segment.codes),
         len(segment.lists.documents),
     )

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import IndexFilesError
-from retrieval.indexing.plaid.codec import Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import ResidualCodec
 from retrieval.indexing.plaid.segment import Segment
+from retrieval.indexing.plaid.values import Floats
 from retrieval.indexing.ragged import rows_of
 
 Positions = NDArray[np.int64]
@@ -220,8 +221,8 @@ class NumpySearcher:
                 is_near = (~(by_centroid < np.repeat(least, lengths, axis=0))).any(axis=1)
                 rows, by_centroid = rows[is_near], by_centroid[is_near]
                 starts = np.concatenate([[0], np.cumsum(is_near)])[starts]
-            found: Floats = self._codec.residuals(np.take(segment.residuals, rows, axis=0))
-            found = found @ query_MD.T
+            packed = np.take(segment.residuals, rows, axis=0)
+            found = self._codec.residual_products(packed, query_MD)
             found += by_centroid
             found *= segment.scales[rows][:, None].astype(np.float32)
             return _maxima(found, starts)

@@ -17,7 +17,7 @@ from retrieval.config import to_mapping
 from retrieval.errors import ConfigError
 from retrieval.indexing.batches import even_batches
 from retrieval.indexing.index import Batch, Index, Ranking
-from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import EncodedTokens, ResidualCodec
 from retrieval.indexing.plaid.codec_file import CODEC, read_codec, save_codec
 from retrieval.indexing.plaid.compaction import (
     live_tokens,
@@ -46,6 +46,7 @@ from retrieval.indexing.plaid.segment_files import (
 )
 from retrieval.indexing.plaid.settings import PlaidSettings
 from retrieval.indexing.plaid.unfinished_build import Digest, UnfinishedBuild, pieces, total_tokens
+from retrieval.indexing.plaid.values import Floats
 from retrieval.indexing.sampling import RowSample
 from retrieval.indexing.saved_rows import check_rows, first_merged
 from retrieval.indexing.vectors import Vectors, check_multi_queries, check_multi_vectors

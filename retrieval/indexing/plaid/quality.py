@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from retrieval.errors import ConfigError
-from retrieval.indexing.plaid.codec import Floats
 from retrieval.indexing.plaid.numpy_search import Effort, Mask, Positions
 from retrieval.indexing.plaid.searcher import Searcher
+from retrieval.indexing.plaid.values import Floats
 
 Quality = Literal["fast", "balanced", "best"]
 

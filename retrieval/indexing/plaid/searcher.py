@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from retrieval import native
 from retrieval.errors import ConfigError, IndexFilesError
-from retrieval.indexing.plaid.codec import EncodedTokens, Floats, ResidualCodec
+from retrieval.indexing.plaid.codec import EncodedTokens, ResidualCodec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, Nearest
 from retrieval.indexing.plaid.native_build import NativeCentroidSearch, encode
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort, Mask, NumpySearcher, Positions
 from retrieval.indexing.plaid.segment import Segment, bounds_problem
+from retrieval.indexing.plaid.values import Floats
 from retrieval.indexing.ranking import Ranking
 
 logger = logging.getLogger(__name__)

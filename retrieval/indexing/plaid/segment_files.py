@@ -78,7 +78,7 @@ def map_segment(path: Path, codec: ResidualCodec | None) -> Segment:
     if tokens:
         if codec is None:
             raise IndexFilesError(f"{path}: tokens without a codec: rebuild the index")
-        shapes["residuals"] = (tokens, -(-codec.width * codec.bits // 8))
+        shapes["residuals"] = (tokens, codec.residual_bytes)
         if "tokens" in arrays:
             shapes["tokens"] = (tokens, codec.width)
     for name, shape in shapes.items():

@@ -18,7 +18,9 @@ class PlaidSettings:
     """Settings of the PLAID index.
 
     Attributes:
-        bits: of each component of a residual: 4 keeps the ranking, 2 halves the files.
+        bits: of each component of a residual, in the mean: 4 keeps the ranking, 2 halves the
+            files. With 1 and 2, components that say more get twice as many, and others none, where
+            that loses less.
         centroids: how many; "auto" is the power of two nearest 8 * sqrt(tokens), and at most a
             quarter of the sampled tokens.
         keep_tokens: keep the tokens in float16 beside their codes, for exact scores.

@@ -22,7 +22,7 @@ from retrieval.errors import IndexFilesError
 from retrieval.indexing.plaid.native_search import NativeSearcher
 from retrieval.indexing.plaid.numpy_search import Effort
 from retrieval.indexing.plaid.segment import Segment
-from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
+from tests.indexing.plaid.plaid_worlds import ROUNDINGS, PlaidWorld, make_world
 
 _SEARCHES = 24
 """Of each world by each instruction set."""
@@ -59,11 +59,12 @@ def random_world(seed: int) -> PlaidWorld:
     """Few or many documents, short ones and long ones, some of them empty."""
     generator = np.random.default_rng(seed)
     width = int(generator.choice([8, 48, 64, 128]))
-    bits = int(generator.choice([1, 2, 4, 8]))
+    roundings = [each for each in ROUNDINGS if each.takes(width)]
+    rounding = roundings[generator.integers(len(roundings))]
     lengths = generator.integers(0, 40, generator.integers(1, 60)).tolist()
     lengths[0] = int(generator.choice([1, 100, 9000])) if width < 64 else 30
     cuts = np.sort(generator.integers(0, len(lengths) + 1, generator.integers(0, 4))).tolist()
-    return make_world(width, bits, lengths, cuts, centroids=int(generator.integers(1, 300)))
+    return make_world(width, rounding, lengths, cuts, centroids=int(generator.integers(1, 300)))
 
 
 def search_damaged(world: PlaidWorld, seed: int) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from retrieval import native
-from retrieval.indexing.plaid.codec import ResidualCodec
+from retrieval.indexing.plaid.codec import LONGEST, ResidualCodec
+from retrieval.indexing.plaid.codec_file import read_codec, save_codec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
 from retrieval.indexing.plaid.native_build import encode
+from retrieval.indexing.plaid.values import fit_values
+from tests.indexing.plaid.plaid_worlds import Rounding, make_world, unequal_directions
 
 Tokens = Callable[[int, int], NDArray[np.float32]]
 
@@ -102,3 +107,91 @@ def test_codes_above_65535_are_kept() -> None:
 def test_centroids_survive_the_rounding_of_the_file(clustered: Tokens) -> None:
     codec = fitted(clustered, 4)
     assert np.array_equal(codec.centroids, codec.centroids.astype(np.float16).astype(np.float32))
+
+
+def uneven_tokens(width: int, count: int, seed: int) -> NDArray[np.float32]:
+    """Around 60 centres, most of them along few directions."""
+    generator = np.random.default_rng(seed)
+    directions = unequal_directions(width, np.random.default_rng(width))
+    centres = np.random.default_rng(1).standard_normal((60, width))
+    noise = generator.standard_normal((count, width)) @ directions
+    tokens = centres[generator.integers(0, 60, count)] + 0.5 * noise
+    units: NDArray[np.float64] = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    return units.astype(np.float32)
+
+
+@pytest.mark.parametrize(("bits", "less"), [(1, 0.75), (2, 0.6)])
+def test_principal_directions_lose_less_of_scores(bits: int, less: float) -> None:
+    tokens, others = uneven_tokens(64, 6000, 0), uneven_tokens(64, 2000, 1)
+    centroids = fit_centroids(tokens, 64, iterations=3, seed=0)
+    search = CentroidSearch(centroids)
+    codes = search.nearest(tokens)
+    codec = ResidualCodec.fit(centroids, tokens, codes, bits)
+    assert codec.principal is not None
+    assert codec.residual_bytes == 64 * bits // 8
+    residuals = tokens - codec.centroids[codes]
+    plain = replace(codec, values=fit_values(residuals, bits), principal=None)
+    errors = []
+    for each in (codec, plain):
+        encoded = each.encode(others, search.nearest(others))
+        assert encoded.residuals.shape == (2000, each.residual_bytes)
+        lost = (each.decode(encoded) - others) @ tokens[:500].T
+        errors.append(float(np.mean(np.square(lost))))
+    assert errors[0] < less * errors[1]
+
+
+def test_equal_directions_and_more_bits_have_components_of_their_own(clustered: Tokens) -> None:
+    assert fitted(clustered, 2).principal is None  # 13 components fill no bytes
+    flat = np.random.default_rng(0).standard_normal((6000, 64)).astype(np.float32)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    uneven = uneven_tokens(64, 6000, 0)
+    few = uneven[:500]  # which say little of 64 directions
+    for tokens, bits in ((flat, 2), (uneven, 4), (uneven, 8), (few, 2)):
+        centroids = fit_centroids(tokens, 32, iterations=2, seed=0)
+        codes = CentroidSearch(centroids).nearest(tokens)
+        codec = ResidualCodec.fit(centroids, tokens, codes, bits)
+        assert codec.principal is None
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_products_of_residuals_are_those_of_unpacked_ones(bits: int) -> None:
+    for rounding in (Rounding(bits), Rounding(bits, True)):
+        world = make_world(64, rounding, [100] * 3)
+        (segment,), query = world.segments, world.query(9, 0)
+        unpacked = world.codec.residuals(segment.residuals)
+        products = world.codec.residual_products(segment.residuals, query)
+        assert products == pytest.approx(unpacked @ query.T, abs=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scales_are_finite_for_any_token(compiled: bool) -> None:
+    """Where what the codes stand for is next to nothing, too."""
+    codec = make_world(64, Rounding(2, True), [100] * 10).codec
+    assert codec.principal is not None
+    # Centroids whose only part is along directions: of tokens without that part nothing is left.
+    directions = codec.principal.directions[:8]
+    centroids = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    _, _, rows = np.linalg.svd(codec.principal.directions)
+    codec = replace(codec, centroids=centroids.astype(np.float16).astype(np.float32))
+    tokens = (rows[-8:] * LONGEST).astype(np.float32)
+    tokens *= (1 - 1e-6) * LONGEST / np.linalg.norm(tokens, axis=1, keepdims=True)
+    if compiled and native.library() is None:
+        pytest.skip("no compiled library")
+    run = encode if compiled else ResidualCodec.encode
+    encoded = run(codec, tokens, np.arange(8))
+    assert np.isfinite(encoded.scales).all()
+    assert (np.linalg.norm(codec.decode(encoded), axis=1) <= LONGEST * 1.01).all()
+
+
+@pytest.mark.parametrize("rounding", [Rounding(1, True), Rounding(2, True), Rounding(2)])
+def test_a_saved_codec_is_the_same(tmp_path: Path, rounding: Rounding) -> None:
+    codec = make_world(48 if rounding.bits == 1 else 40, rounding, [100] * 9).codec
+    save_codec(tmp_path / "codec.safetensors", codec, 0.5)
+    read, energy = read_codec(tmp_path / "codec.safetensors")
+    assert energy == 0.5
+    assert read.bits == codec.bits == rounding.bits
+    assert np.array_equal(read.values, codec.values)
+    assert (read.principal is None) == (codec.principal is None)
+    if read.principal is not None and codec.principal is not None:
+        assert np.array_equal(read.principal.directions, codec.principal.directions)
+        assert np.array_equal(read.principal.first_values, codec.principal.first_values)

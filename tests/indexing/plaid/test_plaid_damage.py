@@ -23,7 +23,7 @@ from retrieval.indexing.plaid.segment import Segment
 from retrieval.indexing.versions import current_version
 from tests.indexing.damage import sign
 from tests.indexing.plaid.fuzz import random_world, search_damaged
-from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
+from tests.indexing.plaid.plaid_worlds import PlaidWorld, Rounding, make_world
 
 compiled = pytest.mark.skipif(native.library() is None, reason="no compiled library")
 
@@ -229,15 +229,33 @@ def _uneven(arrays: dict[str, NDArray[Any]]) -> None:
     arrays["values"][100] = arrays["values"][101]
 
 
+def _without_a_direction(arrays: dict[str, NDArray[Any]]) -> None:
+    arrays["directions"][5] = 0
+
+
+def _not_finite_direction(arrays: dict[str, NDArray[Any]]) -> None:
+    arrays["directions"][5, 1] = np.nan
+
+
 @pytest.mark.parametrize(
-    ("bits", "change"),
-    [(4, _not_finite), (4, _too_large), (4, _descending), (8, _uneven), (8, _descending)],
+    ("rounding", "change"),
+    [
+        (Rounding(4), _not_finite),
+        (Rounding(4), _too_large),
+        (Rounding(4), _descending),
+        (Rounding(8), _uneven),
+        (Rounding(8), _descending),
+        (Rounding(2, True), _not_finite),
+        (Rounding(2, True), _descending),
+        (Rounding(2, True), _without_a_direction),
+        (Rounding(2, True), _not_finite_direction),
+    ],
 )
 def test_a_codec_that_was_never_learned_is_refused(
-    tmp_path: Path, bits: int, change: Callable[[dict[str, NDArray[Any]]], None]
+    tmp_path: Path, rounding: Rounding, change: Callable[[dict[str, NDArray[Any]]], None]
 ) -> None:
     path = tmp_path / "codec.safetensors"
-    codec = make_world(8, bits, [100]).codec
+    codec = make_world(8, rounding, [100]).codec
     save_codec(path, codec, 0.5)
     assert np.array_equal(read_codec(path)[0].values, codec.values)
     arrays = {name: np.array(array) for name, array in map_arrays(path).items()}
@@ -245,6 +263,33 @@ def test_a_codec_that_was_never_learned_is_refused(
     path.unlink()
     save_arrays(path, arrays)
     with pytest.raises(IndexFilesError, match="numbers that no codec has"):
+        read_codec(path)
+
+
+def _without_directions(arrays: dict[str, NDArray[Any]]) -> None:
+    del arrays["directions"]
+
+
+def _fewer_directions(arrays: dict[str, NDArray[Any]]) -> None:
+    arrays["directions"] = arrays["directions"][:-1]
+
+
+def _values_of_another(arrays: dict[str, NDArray[Any]]) -> None:
+    arrays["values"] = arrays["values"][:16]
+
+
+@pytest.mark.parametrize("change", [_without_directions, _fewer_directions, _values_of_another])
+def test_a_codec_without_all_of_its_arrays_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, NDArray[Any]]], None]
+) -> None:
+    """The first is what a version that knows no directions would read."""
+    path = tmp_path / "codec.safetensors"
+    save_codec(path, make_world(16, Rounding(2, True), [100]).codec, 0.5)
+    arrays = {name: np.array(array) for name, array in map_arrays(path).items()}
+    change(arrays)
+    path.unlink()
+    save_arrays(path, arrays)
+    with pytest.raises(IndexFilesError, match="not a codec"):
         read_codec(path)
 
 

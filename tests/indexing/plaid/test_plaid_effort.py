@@ -16,9 +16,9 @@ from retrieval import parallel
 from retrieval.errors import ConfigError
 from retrieval.indexing.index import Batch
 from retrieval.indexing.plaid import PlaidIndex, PlaidSettings
-from retrieval.indexing.plaid.codec import Floats
 from retrieval.indexing.plaid.numpy_search import Effort
 from retrieval.indexing.plaid.quality import LEVELS, efforts
+from retrieval.indexing.plaid.values import Floats
 from retrieval.indexing.vectors import Vectors
 from retrieval.records import Hit
 from retrieval.scoring import maxsim

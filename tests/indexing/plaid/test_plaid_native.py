@@ -19,7 +19,7 @@ from retrieval.indexing.plaid.native_search import NativeSearcher, Stages
 from retrieval.indexing.plaid.numpy_search import Effort, NumpySearcher
 from retrieval.indexing.plaid.searcher import engine_name
 from retrieval.indexing.plaid.segment import make_segment
-from tests.indexing.plaid.plaid_worlds import PlaidWorld, make_world
+from tests.indexing.plaid.plaid_worlds import ROUNDINGS, PlaidWorld, Rounding, cases, make_world
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no compiled library")
 
@@ -30,16 +30,17 @@ QUERY_LENGTHS = (1, 15, 16, 31, 32, 33, 70)
 def tolerance(world: PlaidWorld, tokens: int) -> float:
     """Of a score: query, centroid and residual are rounded to bytes.
 
-    Few components are large ones, whose rounding steps are larger too.
+    Few components are large ones, whose rounding steps are larger too. So are those of principal
+    directions, some of which are much longer than others.
     """
-    return 0.06 * math.sqrt(tokens / world.codec.width) + 0.002
+    steps = 0.06 if world.codec.principal is None else 0.09
+    return steps * math.sqrt(tokens / world.codec.width) + 0.002
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_scores_are_those_of_numpy(instruction_set: str, width: int, bits: int) -> None:
+@pytest.mark.parametrize(("width", "rounding"), cases(WIDTHS))
+def test_scores_are_those_of_numpy(instruction_set: str, width: int, rounding: Rounding) -> None:
     lengths = np.random.default_rng(width).integers(1, 40, 90).tolist()
-    world = make_world(width, bits, lengths, cuts=(50, 51))
+    world = make_world(width, rounding, lengths, cuts=(50, 51))
     slow = NumpySearcher(world.codec, world.segments)
     fast = NativeSearcher(world.codec, world.segments)
     everything = np.arange(len(lengths))
@@ -198,8 +199,8 @@ def test_any_shape_is_searched_without_harm(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         lengths[-1] = 8192 // max(1, width // 64)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(lengths)), max_size=3)))
-    bits = data.draw(st.sampled_from([1, 2, 4, 8]))
-    world = make_world(width, bits, lengths, cuts, centroids=data.draw(st.integers(1, 40)))
+    rounding = data.draw(st.sampled_from([each for each in ROUNDINGS if each.takes(width)]))
+    world = make_world(width, rounding, lengths, cuts, centroids=data.draw(st.integers(1, 40)))
     query = world.query(data.draw(st.integers(1, 70)), seed=1)
     probes = data.draw(st.integers(1, len(world.codec.centroids)))
     scored = data.draw(st.integers(1, 40))
@@ -251,10 +252,11 @@ def test_lengths_of_tokens_change_no_code(instruction_set: str) -> None:
     assert np.array_equal(search.nearest(world.tokens), search.nearest(longer))
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_residuals_are_encoded_as_numpy_does(instruction_set: str, width: int, bits: int) -> None:
-    world = make_world(width, bits, [100] * 3)
+@pytest.mark.parametrize(("width", "rounding"), cases(WIDTHS))
+def test_residuals_are_encoded_as_numpy_does(
+    instruction_set: str, width: int, rounding: Rounding
+) -> None:
+    world = make_world(width, rounding, [100] * 3)
     codes = CentroidSearch(world.codec.centroids).nearest(world.tokens)
     lengths = np.random.default_rng(0).uniform(0, 3, (300, 1)).astype(np.float32)
     lengths[7] = 0
@@ -263,8 +265,12 @@ def test_residuals_are_encoded_as_numpy_does(instruction_set: str, width: int, b
     assert np.array_equal(found.codes, expected.codes)
     assert found.codes.dtype == expected.codes.dtype
     # A residual in the middle between two values may be rounded either way.
-    assert np.mean(found.residuals == expected.residuals) > 0.999
-    assert found.scales.astype("f4") == pytest.approx(expected.scales.astype("f4"), rel=2e-3)
+    are_equal = found.residuals == expected.residuals
+    assert np.mean(are_equal) > 0.999
+    same = are_equal.all(axis=1)
+    assert same.mean() > 0.9
+    wanted = expected.scales.astype("f4")[same]
+    assert found.scales.astype("f4")[same] == pytest.approx(wanted, rel=2e-3)
     assert found.scales[7] == 0
 
 
