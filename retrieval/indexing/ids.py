@@ -99,7 +99,7 @@ class DocumentIds:
         found = [""] * len(positions)
         starts = self._saved.starts
         owners = np.searchsorted(starts[1:], positions, side="right")
-        for owner in np.unique(owners).tolist():
+        for owner in set(owners.tolist()):
             places = np.flatnonzero(owners == owner)
             rows = positions[places] - starts[owner]
             if owner == len(self._saved.parts):

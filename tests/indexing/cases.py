@@ -16,7 +16,7 @@ from retrieval.indexing.faiss_index import FaissSettings
 from retrieval.indexing.index import Batch, Index
 from retrieval.indexing.plaid import PlaidSettings
 from retrieval.records import Hit
-from tests.indexing.worlds import World, multi_vectors, single_vectors, texts
+from tests.indexing.worlds import World, multi_vectors, single_vectors, texts, uneven_multi_vectors
 
 K = 10
 
@@ -88,6 +88,14 @@ CASES = [
     ),
     Case("plaid-4-bits", "plaid", multi_vectors, PlaidSettings(scored=50), 0.9, 0.2),
     Case("plaid-2-bits", "plaid", multi_vectors, PlaidSettings(bits=2, scored=50), 0.75, 0.8),
+    Case(
+        "plaid-2-bits-uneven",
+        "plaid",
+        uneven_multi_vectors,
+        PlaidSettings(bits=2, scored=50),
+        0.8,
+        0.8,
+    ),
     Case("lexical", "lexical", texts),
 ]
 VECTOR_CASES = [case for case in CASES if case.kind != "lexical"]

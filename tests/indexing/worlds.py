@@ -55,13 +55,23 @@ def single_vectors() -> World:
 
 @cache
 def multi_vectors() -> World:
+    return _multi_vectors(np.eye(WIDTH))
+
+
+@cache
+def uneven_multi_vectors() -> World:
+    """Tokens are spread along few directions, as a trained retriever's are."""
+    return _multi_vectors(unequal_directions(WIDTH, np.random.default_rng(4)))
+
+
+def _multi_vectors(directions: NDArray[np.floating]) -> World:
     generator = np.random.default_rng(2)
     topics = generator.standard_normal((40, WIDTH))
 
     def tokens(count: int) -> NDArray[np.float32]:
         # A text's tokens come from a few topics, as those of a sentence do.
         drawn = generator.choice(generator.choice(40, 4), count)
-        rows = topics[drawn] + 0.7 * generator.standard_normal((count, WIDTH))
+        rows = topics[drawn] + 0.7 * generator.standard_normal((count, WIDTH)) @ directions
         units: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return units.astype(np.float32)
 
