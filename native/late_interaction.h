@@ -82,7 +82,7 @@ struct ResidualRounding {
     float shortest;          // that a rebuilt unit vector is taken to be
     // Along principal directions, or null:
     int32_t components;
-    const float* to_components;        // (width, components)
+    const float* to_components;        // (width, components rounded up to a multiple of 16)
     const float* centroid_components;  // (K, components)
     const float* squares;              // (components) of the directions' lengths
     const float* first_values;         // (1 << 2 * bits), of the first third

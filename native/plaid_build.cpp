@@ -3,6 +3,7 @@
 #include "bytes.h"
 #include "late_interaction.h"
 #include "lines.h"
+#include "projection.h"
 
 #include <algorithm>
 #include <cmath>
@@ -287,8 +288,11 @@ void encode_principal(const ResidualRounding* rounding, const float* tokens, con
     const int first = kept / 3, first_bytes = first * 2 * bits / 8;
     const int bytes = first_bytes + (kept - first) * bits / 8;
     const int padded = (width + LANES - 1) / LANES * LANES;
-    std::vector<float> token(padded), centroid(padded), components(kept);
+    const int columns = padded_columns_of(kept);
+    std::vector<float> token(padded), centroid(padded);
     std::vector<int32_t> numbers(kept);
+    Lines<float> components((size_t)count * columns);
+    project(tokens, count, width, rounding->to_components, columns, components.data());
     for (int64_t t = 0; t < count; ++t) {
         std::memcpy(token.data(), tokens + t * width, width * sizeof(float));
         std::memcpy(centroid.data(), rounding->centroids + (size_t)codes[t] * width,
@@ -296,13 +300,8 @@ void encode_principal(const ResidualRounding* rounding, const float* tokens, con
         const float length = length_of(token.data(), padded);
         const float inverse = length > 0 ? 1 / length : 1;
         const float* of_centroid = rounding->centroid_components + (size_t)codes[t] * kept;
-        float* __restrict all = components.data();
-        for (int c = 0; c < kept; ++c) all[c] = -of_centroid[c];
-        for (int d = 0; d < width; ++d) {
-            const float value = token[d] * inverse;
-            const float* __restrict row = rounding->to_components + (size_t)d * kept;
-            for (int c = 0; c < kept; ++c) all[c] += value * row[c];
-        }
+        float* __restrict all = components.data() + (size_t)t * columns;
+        for (int c = 0; c < kept; ++c) all[c] = all[c] * inverse - of_centroid[c];
         round_to_values(all, first, rounding->first_values, rounding->first_bounds,
                         (1 << 2 * bits) - 1, numbers.data());
         round_to_values(all + first, kept - first, rounding->values, rounding->bounds,

@@ -4,6 +4,7 @@
 #include "late_interaction.h"
 #include "lines.h"
 #include "maxsim.h"
+#include "projection.h"
 
 #include <algorithm>
 #include <cmath>
@@ -214,34 +215,10 @@ inline size_t place_in_panel(const Query& q, int row, int column) {
     return ((size_t)(row / 4) * q.columns + column) * 4 + row % 4;
 }
 
-// As many as whole vectors on any instruction set hold.
-int padded_components(int components) { return (components + 15) / 16 * 16; }
-
 float largest_size(const float* values, size_t count) {
     float largest = 0;
     for (size_t at = 0; at < count; ++at) largest = std::max(largest, std::fabs(values[at]));
     return largest;
-}
-
-// The query's tokens along principal directions.
-void project(Query& q, const PlaidCodec& codec) {
-    constexpr int TOKENS = 4;
-    const int width = codec.width, columns = padded_components(codec.components);
-    const int padded = (q.tokens + TOKENS - 1) / TOKENS * TOKENS;
-    q.units.resize((size_t)padded * width, 0);
-    q.along.resize((size_t)padded * columns);
-    for (int t = 0; t < q.tokens; t += TOKENS)
-        for (int column = 0; column < columns; column += LANES) {
-            const float* units = q.units.data() + (size_t)t * width;
-            Floats sums[TOKENS] = {};
-            for (int d = 0; d < width; ++d) {
-                const Floats direction = load(codec.directions + (size_t)d * columns + column);
-                for (int r = 0; r < TOKENS; ++r)
-                    sums[r] += broadcast(units[r * width + d]) * direction;
-            }
-            for (int r = 0; r < TOKENS; ++r)
-                store(q.along.data() + (size_t)(t + r) * columns + column, sums[r]);
-        }
 }
 
 void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) {
@@ -261,10 +238,15 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
             q.units[(size_t)t * width + d] = length > 0 ? (float)(from[d] / length) : 0;
         }
     }
-    if (codec.directions) project(q, codec);
     // The tokens as they are multiplied with residuals' components.
-    const float* with_residuals = codec.directions ? q.along.data() : q.units.data();
-    const int columns = codec.directions ? padded_components(components) : components;
+    const float* with_residuals = q.units.data();
+    int columns = components;
+    if (codec.directions) {
+        columns = padded_columns_of(components);
+        q.along.resize((size_t)tokens * columns);
+        project(q.units.data(), tokens, width, codec.directions, columns, q.along.data());
+        with_residuals = q.along.data();
+    }
     float largest_of_all = largest_size(with_residuals, (size_t)tokens * columns);
     if (largest_of_all == 0) largest_of_all = 1;
     // A cosine of 1 is `one`; shifted left, it is counted in what the residuals' products come in.

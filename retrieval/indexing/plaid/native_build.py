@@ -17,6 +17,8 @@ from retrieval.parallel import in_threads
 
 _CHUNK = 1 << 14
 """Tokens of one call: enough for each group of centroids to meet some, and a few MB."""
+_COLUMNS = 16
+"""A matrix of directions has a multiple of so many."""
 
 
 class _Rounding(ctypes.Structure):
@@ -105,6 +107,12 @@ def encode(
     return EncodedTokens(codes.astype(code_type(len(codec.centroids))), residuals, scales)
 
 
+def matrix_of_directions(directions_DC: Floats) -> Floats:
+    """(D, C filled up to whole vectors), as the library multiplies with them."""
+    count = directions_DC.shape[1]
+    return np.pad(np.ascontiguousarray(directions_DC), ((0, 0), (0, -count % _COLUMNS)))
+
+
 def _rounding(codec: ResidualCodec) -> tuple[_Rounding, list[Floats]]:
     """What the library rounds by, and the arrays that it points into."""
     own = [_floats(each) for each in (codec.centroids, codec.values, codec.bounds)]
@@ -113,7 +121,7 @@ def _rounding(codec: ResidualCodec) -> tuple[_Rounding, list[Floats]]:
     if principal is None:
         return _Rounding(*first), own
     along = [
-        principal.to_components,
+        matrix_of_directions(principal.to_components),
         codec.centroid_components,
         principal.squares,
         principal.first_values,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from retrieval import native
 from retrieval.errors import IndexFilesError, RetrievalError
 from retrieval.indexing.plaid.codec import ResidualCodec, code_type
+from retrieval.indexing.plaid.native_build import matrix_of_directions
 from retrieval.indexing.plaid.numpy_search import (
     DAMAGED,
     Effort,
@@ -124,7 +125,9 @@ class NativeSearcher:
         self._first_values = tables[0] if codec.principal else None
         self._values = tables[-1]
         principal = codec.principal
-        self._directions = None if principal is None else _columns(principal.directions)
+        self._directions = (
+            None if principal is None else matrix_of_directions(principal.directions.T)
+        )
         self._codec = _Codec(
             len(codec.centroids),
             codec.width,
@@ -257,13 +260,6 @@ def _list_of(segment: Segment, centroids: int) -> NDArray[np.int32]:
     numbers = np.full(centroids, -1, np.int32)
     numbers[known] = np.arange(len(known), dtype=np.int32)
     return numbers
-
-
-def _columns(directions_CD: Floats) -> Floats:
-    """(D, C filled up to whole vectors) as the library multiplies them."""
-    columns = np.zeros((directions_CD.shape[1], -(-len(directions_CD) // 16) * 16), np.float32)
-    columns[:, : len(directions_CD)] = directions_CD.T
-    return columns
 
 
 def _address(array: NDArray[Any] | None) -> int | None:
