@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from retrieval.records import Hit
 from retrieval.scoring import dot, maxsim
+from tests.indexing.plaid.plaid_worlds import unequal_directions
 
 WIDTH = 32
 

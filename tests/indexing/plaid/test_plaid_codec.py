@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from retrieval import native
-from retrieval.indexing.plaid.codec import LONGEST, ResidualCodec
+from retrieval.indexing.plaid.codec import LONGEST, SHORTEST, ResidualCodec
 from retrieval.indexing.plaid.codec_file import read_codec, save_codec
 from retrieval.indexing.plaid.kmeans import CentroidSearch, fit_centroids
 from retrieval.indexing.plaid.native_build import encode
-from retrieval.indexing.plaid.values import fit_values
+from retrieval.indexing.plaid.values import Floats, fit_values
 from tests.indexing.plaid.plaid_worlds import Rounding, make_world, unequal_directions
 
 Tokens = Callable[[int, int], NDArray[np.float32]]
@@ -168,19 +168,21 @@ def test_scales_are_finite_for_any_token(compiled: bool) -> None:
     """Where what the codes stand for is next to nothing, too."""
     codec = make_world(64, Rounding(2, True), [100] * 10).codec
     assert codec.principal is not None
-    # Centroids whose only part is along directions: of tokens without that part nothing is left.
-    directions = codec.principal.directions[:8]
-    centroids = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    # Centroids that codes can take away, and tokens in which nothing else is along directions.
+    drawn = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    drawn = drawn @ codec.principal.to_components @ codec.principal.directions
+    units: Floats = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    no_centroids = replace(codec, centroids=np.zeros((8, 64), np.float32))
+    centroids = no_centroids.residuals(no_centroids.encode(units, np.arange(8)).residuals)
     _, _, rows = np.linalg.svd(codec.principal.directions)
     codec = replace(codec, centroids=centroids.astype(np.float16).astype(np.float32))
-    tokens = (rows[-8:] * LONGEST).astype(np.float32)
-    tokens *= (1 - 1e-6) * LONGEST / np.linalg.norm(tokens, axis=1, keepdims=True)
+    tokens: Floats = (rows[-8:] * (LONGEST - 1)).astype(np.float32)
     if compiled and native.library() is None:
         pytest.skip("no compiled library")
     run = encode if compiled else ResidualCodec.encode
     encoded = run(codec, tokens, np.arange(8))
-    assert np.isfinite(encoded.scales).all()
-    assert (np.linalg.norm(codec.decode(encoded), axis=1) <= LONGEST * 1.01).all()
+    assert encoded.scales == pytest.approx(np.full(8, (LONGEST - 1) / SHORTEST), rel=1e-3)
+    assert (np.linalg.norm(codec.decode(encoded), axis=1) < LONGEST).all()
 
 
 @pytest.mark.parametrize("rounding", [Rounding(1, True), Rounding(2, True), Rounding(2)])
