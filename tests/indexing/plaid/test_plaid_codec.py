@@ -170,8 +170,8 @@ def test_scales_are_finite_for_any_token(compiled: bool) -> None:
     assert codec.principal is not None
     # Centroids that codes can take away, and tokens in which nothing else is along directions.
     drawn = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
-    drawn = drawn @ codec.principal.to_components @ codec.principal.directions
-    units: Floats = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    along = drawn @ codec.principal.to_components @ codec.principal.directions
+    units: Floats = along / np.linalg.norm(along, axis=1, keepdims=True)
     no_centroids = replace(codec, centroids=np.zeros((8, 64), np.float32))
     centroids = no_centroids.residuals(no_centroids.encode(units, np.arange(8)).residuals)
     _, _, rows = np.linalg.svd(codec.principal.directions)
