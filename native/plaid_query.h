@@ -72,7 +72,6 @@ struct Entries {
 struct Section {
     int bits = 0, components = 0, bytes = 0, plane_bytes = 0;
     int first_byte = 0, first_place = 0;  // of a packed residual, of a decoded one
-
 };
 
 // How residuals lie in bytes; `depth` is that of a decoded one.
@@ -80,7 +79,7 @@ struct Layout {
     Section sections[2];
     int count = 0, bytes = 0, depth = 0;
 
-    // The next components, with their bytes; decoded they lie before those that were added.
+    // The next components, and their bytes.
     void add(int bits, int components) {
         Section& each = sections[count++];
         each.bits = bits, each.components = components;
@@ -89,6 +88,7 @@ struct Layout {
         each.first_byte = bytes;
         bytes += each.bytes;
     }
+    // Where decoded ones lie, when all are added.
     void place() {
         // The last one first: it has the most planes, whose vectors should not lie across lines.
         for (int at = count - 1; at >= 0; --at) {
@@ -133,8 +133,8 @@ struct Query {
     // With residuals, whose decoded bytes are `layout.depth`: the sum of products and bias, and the
     // centroid's score shifted left, are in one unit.
     Layout layout;
-    std::vector<int> places;   // of a residual's components among the decoded ones
-    Lines<float> along;         // (tokens, padded components) of principal directions
+    std::vector<int> places;  // of a residual's components among the decoded ones
+    Lines<float> along;       // (tokens, padded components) of principal directions
     Lines<int8_t> residual_panel;
     Lines<int32_t> residual_bias;
     int shift = 0;
@@ -234,9 +234,8 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
         for (int d = 0; d < width; ++d) square += (double)from[d] * from[d];
         const double length = std::sqrt(square);
         q.lengths[t] = (float)std::min(length, LONGEST);
-        for (int d = 0; d < width; ++d) {
+        for (int d = 0; d < width; ++d)
             q.units[(size_t)t * width + d] = length > 0 ? (float)(from[d] / length) : 0;
-        }
     }
     // The tokens as they are multiplied with residuals' components.
     const float* with_residuals = q.units.data();

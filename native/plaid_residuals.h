@@ -64,12 +64,16 @@ struct SectionDecoder {
         const int plane_bytes = BYTES ? (BYTES + 3) / 4 * 4 : section.plane_bytes;
         int at = 0;
 #if LANES == 16
-        for (; at + 64 <= bytes; at += 64) decode_vector<BITS, __m512i>(from + at, to + at, plane_bytes);
+        for (; at + 64 <= bytes; at += 64)
+            decode_vector<BITS, __m512i, 64>(from + at, to + at, plane_bytes);
 #endif
 #if LANES >= 8
-        for (; at + 32 <= bytes; at += 32) decode_vector<BITS, __m256i>(from + at, to + at, plane_bytes);
-        for (; at + 16 <= bytes; at += 16) decode_vector<BITS, __m128i>(from + at, to + at, plane_bytes);
-        for (; at + 4 <= bytes; at += 4) decode_vector<BITS, __m128i, 4>(from + at, to + at, plane_bytes);
+        for (; at + 32 <= bytes; at += 32)
+            decode_vector<BITS, __m256i, 32>(from + at, to + at, plane_bytes);
+        for (; at + 16 <= bytes; at += 16)
+            decode_vector<BITS, __m128i, 16>(from + at, to + at, plane_bytes);
+        for (; at + 4 <= bytes; at += 4)
+            decode_vector<BITS, __m128i, 4>(from + at, to + at, plane_bytes);
 #endif
         for (; at < bytes; ++at)
             for (int plane = 0; plane < 8 / BITS; ++plane)
@@ -99,8 +103,8 @@ struct SectionDecoder {
         }
     }
 
-    // BYTES of them, or those of a vector.
-    template <int BITS, class Vector, int BYTES = sizeof(Vector)>
+    // So many bytes, in one vector.
+    template <int BITS, class Vector, int BYTES>
     [[gnu::always_inline]] void decode_vector(const uint8_t* from, uint8_t* to,
                                               int plane_bytes) const {
         typedef uint32_t Packed __attribute__((vector_size(sizeof(Vector))));
@@ -254,10 +258,11 @@ inline void fetch_residuals(NearDocument& document, int64_t more, int bytes) {
 inline Ints shifted_left(Ints value, int bits) { return (Ints)((Words)value << bits); }
 
 // Raises s.best of each column to its largest product with ROWS tokens, or with fewer, of which the
-// last one comes again.
+// last one comes again. (Out of line: in line, GCC 12 keeps columns in memory.)
 template <int ROWS, class Kind>
-[[gnu::noinline]] void raise_to_residuals(const Query& q, const Decoder& decode, const PlaidSegment& segment,
-                               const NearToken* tokens, int64_t count, Scratch& s) {
+[[gnu::noinline]] void raise_to_residuals(const Query& q, const Decoder& decode,
+                                          const PlaidSegment& segment, const NearToken* tokens,
+                                          int64_t count, Scratch& s) {
     constexpr int DEPTH = Kind::DEPTH;
     const int depth = DEPTH ? DEPTH : q.layout.depth, columns = q.columns;
     const size_t stride = DEPTH ? (DEPTH + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE
@@ -313,7 +318,8 @@ template <int BITS, bool IS_PRINCIPAL> RaiseToDocument* raise_of(int width) {
 
 RaiseToDocument* raise_for(const PlaidCodec& codec) {
     const int width = codec.width;
-    if (codec.directions) return codec.bits == 1 ? raise_of<1, true>(width) : raise_of<2, true>(width);
+    if (codec.directions)
+        return codec.bits == 1 ? raise_of<1, true>(width) : raise_of<2, true>(width);
     return codec.bits == 1   ? raise_of<1, false>(width)
            : codec.bits == 2 ? raise_of<2, false>(width)
            : codec.bits == 4 ? raise_of<4, false>(width)
@@ -325,7 +331,8 @@ RaiseToDocument* raise_for(const PlaidCodec& codec) {
 // Residuals are those of tokens whose centroids come within a margin of the document's best for any
 // query token; each is multiplied with all query tokens.
 float score_by_residuals(const PlaidView& view, const Query& q, const Decoder& decode,
-                         RaiseToDocument* raise, NearDocument& document, NearDocument& next, Scratch& s) {
+                         RaiseToDocument* raise, NearDocument& document, NearDocument& next,
+                         Scratch& s) {
     const Run run = document.run;
     if (run.first == run.end) return LOWEST;
     std::fill(s.best.begin(), s.best.end(), LOWEST);
