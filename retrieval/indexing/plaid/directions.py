@@ -53,8 +53,8 @@ class PrincipalDirections:
         """Learn the directions, and (2**bits,) values of the components after the first C / 3.
 
         Args:
-            residuals_TD: of which tokens does not matter.
-            tokens_TD: vectors of unit length like those of queries.
+            residuals_TD: of a sample of tokens.
+            tokens_TD: unit vectors like those of queries; those of the sample or others.
             bits: of the components after the first third.
         """
         width = residuals_TD.shape[1]
