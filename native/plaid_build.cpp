@@ -225,6 +225,24 @@ float length_of(const float* vector, int padded) {
     return std::sqrt(sum(total));
 }
 
+// A token and its centroid, with zeros behind the last component.
+struct TokenAtCentroid {
+    int width, padded;
+    std::vector<float> token, centroid;
+    float length = 0, inverse = 1;  // of the token; 1 for a zero vector
+
+    explicit TokenAtCentroid(int components)
+        : width(components), padded((components + LANES - 1) / LANES * LANES), token(padded),
+          centroid(padded) {}
+
+    void load_from(const float* token_from, const float* centroid_from) {
+        std::memcpy(token.data(), token_from, width * sizeof(float));
+        std::memcpy(centroid.data(), centroid_from, width * sizeof(float));
+        length = length_of(token.data(), padded);
+        inverse = length > 0 ? 1 / length : 1;
+    }
+};
+
 void pack(const int32_t* numbers, int bytes, int bits, uint8_t* to) {
     const int per_byte = 8 / bits;
     for (int at = 0; at < bytes; ++at) {
@@ -243,18 +261,16 @@ void encode_own(const ResidualRounding* rounding, const float* tokens, const int
                 int64_t count, uint8_t* residuals, uint16_t* scales) {
     const int width = rounding->width, bits = rounding->bits;
     const int bytes = width * bits / 8, bounds = (1 << bits) - 1;
-    const int padded = (width + LANES - 1) / LANES * LANES;
-    // Zeros behind the last component.
-    std::vector<float> token(padded), centroid(padded), rebuilt(padded);
+    TokenAtCentroid at_centroid(width);
+    const int padded = at_centroid.padded;
+    const float *token = at_centroid.token.data(), *centroid = at_centroid.centroid.data();
+    std::vector<float> rebuilt(padded);
     std::vector<int32_t> numbers(padded);
     for (int64_t t = 0; t < count; ++t) {
-        std::memcpy(token.data(), tokens + t * width, width * sizeof(float));
-        std::memcpy(centroid.data(), rounding->centroids + (size_t)codes[t] * width,
-                    width * sizeof(float));
-        const float length = length_of(token.data(), padded);
-        const float inverse = length > 0 ? 1 / length : 1;
+        at_centroid.load_from(tokens + t * width, rounding->centroids + (size_t)codes[t] * width);
+        const float inverse = at_centroid.inverse;
         for (int d = 0; d < padded; d += LANES) {
-            const Floats residual = load(token.data() + d) * inverse - load(centroid.data() + d);
+            const Floats residual = load(token + d) * inverse - load(centroid + d);
             Ints number = {};
             if (bits == 8) {
                 const Floats level = residual * (127 / rounding->values[255]);
@@ -268,7 +284,7 @@ void encode_own(const ResidualRounding* rounding, const float* tokens, const int
         for (int d = 0; d < width; ++d)
             rebuilt[d] = centroid[d] + rounding->values[numbers[d]];
         pack(numbers.data(), bytes, bits, residuals + t * bytes);
-        scales[t] = scale_of(*rounding, length, length_of(rebuilt.data(), padded));
+        scales[t] = scale_of(*rounding, at_centroid.length, length_of(rebuilt.data(), padded));
     }
 }
 
@@ -287,18 +303,14 @@ void encode_principal(const ResidualRounding* rounding, const float* tokens, con
     const int width = rounding->width, bits = rounding->bits, kept = rounding->components;
     const int first = kept / 3, first_bytes = first * 2 * bits / 8;
     const int bytes = first_bytes + (kept - first) * bits / 8;
-    const int padded = (width + LANES - 1) / LANES * LANES;
     const int columns = padded_columns_of(kept);
-    std::vector<float> token(padded), centroid(padded);
+    TokenAtCentroid at_centroid(width);
     std::vector<int32_t> numbers(kept);
     Lines<float> components((size_t)count * columns);
     project(tokens, count, width, rounding->to_components, columns, components.data());
     for (int64_t t = 0; t < count; ++t) {
-        std::memcpy(token.data(), tokens + t * width, width * sizeof(float));
-        std::memcpy(centroid.data(), rounding->centroids + (size_t)codes[t] * width,
-                    width * sizeof(float));
-        const float length = length_of(token.data(), padded);
-        const float inverse = length > 0 ? 1 / length : 1;
+        at_centroid.load_from(tokens + t * width, rounding->centroids + (size_t)codes[t] * width);
+        const float inverse = at_centroid.inverse;
         const float* of_centroid = rounding->centroid_components + (size_t)codes[t] * kept;
         float* __restrict all = components.data() + (size_t)t * columns;
         for (int c = 0; c < kept; ++c) all[c] = all[c] * inverse - of_centroid[c];
@@ -309,11 +321,11 @@ void encode_principal(const ResidualRounding* rounding, const float* tokens, con
         pack(numbers.data(), first_bytes, 2 * bits, residuals + t * bytes);
         pack(numbers.data() + first, bytes - first_bytes, bits, residuals + t * bytes + first_bytes);
         // The square of a sum of the centroid and of orthogonal directions.
-        const float own = length_of(centroid.data(), padded);
+        const float own = length_of(at_centroid.centroid.data(), at_centroid.padded);
         float square = own * own;
         for (int c = 0; c < kept; ++c)
             square += rounding->squares[c] * all[c] * (all[c] + 2 * of_centroid[c]);
-        scales[t] = scale_of(*rounding, length, std::sqrt(std::max(square, 0.0f)));
+        scales[t] = scale_of(*rounding, at_centroid.length, std::sqrt(std::max(square, 0.0f)));
     }
 }
 

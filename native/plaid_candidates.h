@@ -238,7 +238,7 @@ void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, cons
         if (each < end) a = _mm512_max_epi16(a, row(*each));
         _mm512_storeu_si512(best + column, _mm512_max_epi16(a, b));
     }
-#endif
+#else
     for (; column + 2 * COLUMN_GROUP <= columns; column += 2 * COLUMN_GROUP) {
         const int16_t* from = scores + column;
         Shorts a = load_group(from + (size_t)(*code & mask) * columns);
@@ -261,6 +261,7 @@ void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, cons
         std::memcpy(best + column, &a, sizeof a);
         std::memcpy(best + column + COLUMN_GROUP, &b, sizeof b);
     }
+#endif
     if (column < columns) {
         Shorts a = load_group(scores + column + (size_t)(*code & mask) * columns);
         for (const Code* each = code + 1; each < end; ++each)

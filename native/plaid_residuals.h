@@ -123,7 +123,7 @@ struct SectionDecoder {
 
 // What is known of a residual where the code is compiled: bits of (the last) components, whether
 // they are along principal directions, and the vectors' width, or 0 for any.
-template <int BITS_, bool IS_PRINCIPAL_, int WIDTH_> struct Kind {
+template <int BITS_, bool IS_PRINCIPAL_, int WIDTH_> struct ResidualKind {
     static constexpr int BITS = BITS_, WIDTH = WIDTH_;
     static constexpr bool IS_PRINCIPAL = IS_PRINCIPAL_;
     static constexpr int DEPTH = IS_PRINCIPAL ? WIDTH / 4 * 3 : WIDTH;
@@ -312,8 +312,8 @@ typedef void RaiseToDocument(const Query&, const Decoder&, const NearDocument&, 
                              Scratch&);
 
 template <int BITS, bool IS_PRINCIPAL> RaiseToDocument* raise_of(int width) {
-    return width == 128 ? raise_to_document<Kind<BITS, IS_PRINCIPAL, 128>>
-                        : raise_to_document<Kind<BITS, IS_PRINCIPAL, 0>>;
+    return width == 128 ? raise_to_document<ResidualKind<BITS, IS_PRINCIPAL, 128>>
+                        : raise_to_document<ResidualKind<BITS, IS_PRINCIPAL, 0>>;
 }
 
 RaiseToDocument* raise_for(const PlaidCodec& codec) {

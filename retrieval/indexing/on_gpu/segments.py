@@ -14,19 +14,17 @@ import torch
 from torch import Tensor
 
 from retrieval.indexing.on_gpu.devices import on_device
-from retrieval.indexing.plaid.codec import ResidualCodec
+from retrieval.indexing.plaid.codec import ResidualCodec, Section
 from retrieval.indexing.plaid.segment import Segment, merged_lists
 from retrieval.indexing.plaid.values import values_of_bytes
 
 
-class SectionTensors(NamedTuple):
-    """Components of a residual that have equally many bits."""
+class SectionTable(NamedTuple):
+    """Components of a residual that have equally many bits, and what their bytes stand for."""
 
-    components: int
-    bytes: int
-    """Of all the components."""
+    section: Section
     table: Tensor
-    """(256, components of a byte) float32: what a byte stands for."""
+    """(256, components of a byte) float32."""
 
 
 class SegmentTensors(NamedTuple):
@@ -34,7 +32,7 @@ class SegmentTensors(NamedTuple):
 
     centroids_KD: Tensor
     """float32."""
-    sections: tuple[SectionTensors, ...]
+    sections: tuple[SectionTable, ...]
     """The components of a residual, in order."""
     directions_CD: Tensor | None
     """That the components are along, float32; None for the vector's own."""
@@ -67,9 +65,9 @@ class SegmentTensors(NamedTuple):
         """(rows, D) residuals of these tokens."""
         bytes_TP = self.residuals[rows].long()
         parts, first = [], 0
-        for section in self.sections:
+        for section, table in self.sections:
             part_TP = bytes_TP[:, first : first + section.bytes]
-            parts.append(section.table[part_TP].flatten(1)[:, : section.components])
+            parts.append(table[part_TP].flatten(1)[:, : section.components])
             first += section.bytes
         components_TC = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return components_TC if self.directions_CD is None else components_TC @ self.directions_CD
@@ -92,11 +90,7 @@ def to_tensors(
     return SegmentTensors(
         torch.from_numpy(codec.centroids.copy()).to(device),
         tuple(
-            SectionTensors(
-                each.components,
-                each.bytes,
-                torch.from_numpy(values_of_bytes(each.values)).to(device),
-            )
+            SectionTable(each, torch.from_numpy(values_of_bytes(each.values)).to(device))
             for each in codec.sections
         ),
         torch.from_numpy(codec.principal.directions.copy()).to(device) if codec.principal else None,

@@ -16,7 +16,6 @@ from retrieval.errors import EmbeddingError
 from retrieval.indexing.plaid.directions import PrincipalDirections, may_have_directions
 from retrieval.indexing.plaid.values import (
     Floats,
-    bounds_of,
     even_values,
     fit_values,
     pack,
@@ -24,7 +23,7 @@ from retrieval.indexing.plaid.values import (
 )
 
 LONGEST = 1 << 13
-"""Of tokens."""
+"""As long as a token may be."""
 SHORTEST = 1 / 7
 """As long as what a unit vector's codes stand for is taken to be at least: the scale of the longest
 token is one that float16 has."""
@@ -60,6 +59,11 @@ class Section(NamedTuple):
     def bits(self) -> int:
         """Of a component."""
         return len(self.values).bit_length() - 1
+
+    @property
+    def bounds(self) -> Floats:
+        """(2**bits - 1,) in the middle between neighbouring values."""
+        return (self.values[1:] + self.values[:-1]) * np.float32(0.5)
 
     @property
     def bytes(self) -> int:
@@ -206,11 +210,6 @@ class ResidualCodec:
         return components
 
     @cached_property
-    def bounds(self) -> Floats:
-        """(2**bits - 1,) between the values."""
-        return bounds_of(self.values)
-
-    @cached_property
     def _tables(self) -> list[Floats]:
         return [values_of_bytes(section.values) for section in self.sections]
 
@@ -221,7 +220,7 @@ class ResidualCodec:
         parts, first = [], 0
         for section in self.sections:
             part = components_TC[:, first : first + section.components]
-            numbers = np.searchsorted(bounds_of(section.values), part).astype(np.uint8)
+            numbers = np.searchsorted(section.bounds, part).astype(np.uint8)
             parts.append(pack(numbers, section.bits))
             first += section.components
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from retrieval.indexing.plaid.values import Floats, bounds_of, fit_values
+from retrieval.indexing.plaid.values import Floats, fit_values
 
 _MOST_BITS = 2
 """At more bits what is left out would be more than what rounding loses."""
@@ -81,11 +81,6 @@ class PrincipalDirections:
     def to_components(self) -> Floats:
         """(D, C) whose product with residuals is their components."""
         return np.ascontiguousarray(self.directions.T / self.squares)
-
-    @cached_property
-    def first_bounds(self) -> Floats:
-        """Between `first_values`."""
-        return bounds_of(self.first_values)
 
 
 def may_have_directions(width: int, bits: int, tokens: int) -> bool:

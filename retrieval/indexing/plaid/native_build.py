@@ -115,20 +115,21 @@ def matrix_of_directions(directions_DC: Floats) -> Floats:
 
 def _rounding(codec: ResidualCodec) -> tuple[_Rounding, list[Floats]]:
     """What the library rounds by, and the arrays that it points into."""
-    own = [_floats(each) for each in (codec.centroids, codec.values, codec.bounds)]
-    first = (codec.width, codec.bits, *map(_address, own), SHORTEST)
+    *first_section, section = codec.sections
+    own = [_floats(each) for each in (codec.centroids, section.values, section.bounds)]
+    shared = (codec.width, codec.bits, *map(_address, own), SHORTEST)
     principal = codec.principal
     if principal is None:
-        return _Rounding(*first), own
+        return _Rounding(*shared), own
     along = [
         matrix_of_directions(principal.to_components),
         codec.centroid_components,
         principal.squares,
-        principal.first_values,
-        principal.first_bounds,
+        first_section[0].values,
+        first_section[0].bounds,
     ]
     along = [_floats(each) for each in along]
-    return _Rounding(*first, len(principal.directions), *map(_address, along)), own + along
+    return _Rounding(*shared, len(principal.directions), *map(_address, along)), own + along
 
 
 def _work_on_chunks(work: Callable[[int, int], None], rows: int, threads: int | None) -> None:

@@ -58,11 +58,6 @@ def even_values(residuals_TD: Floats) -> Floats:
     return (np.arange(256, dtype=np.float32) - 128) * np.float32(step)
 
 
-def bounds_of(values: Floats) -> Floats:
-    """(values - 1,) in the middle between neighbours."""
-    return (values[1:] + values[:-1]) * np.float32(0.5)
-
-
 def pack(numbers_TC: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Numbers below 2**bits as (T, P) bytes; the last byte is filled up with zeros."""
     per_byte = 8 // bits

@@ -229,6 +229,14 @@ def _uneven(arrays: dict[str, NDArray[Any]]) -> None:
     arrays["values"][100] = arrays["values"][101]
 
 
+def change_codec(path: Path, change: Callable[[dict[str, NDArray[Any]]], None]) -> None:
+    """Write a codec's file anew with other arrays."""
+    arrays = {name: np.array(array) for name, array in map_arrays(path).items()}
+    change(arrays)
+    path.unlink()
+    save_arrays(path, arrays)
+
+
 def _without_a_direction(arrays: dict[str, NDArray[Any]]) -> None:
     arrays["directions"][5] = 0
 
@@ -258,10 +266,7 @@ def test_a_codec_that_was_never_learned_is_refused(
     codec = make_world(8, rounding, [100]).codec
     save_codec(path, codec, 0.5)
     assert np.array_equal(read_codec(path)[0].values, codec.values)
-    arrays = {name: np.array(array) for name, array in map_arrays(path).items()}
-    change(arrays)
-    path.unlink()
-    save_arrays(path, arrays)
+    change_codec(path, change)
     with pytest.raises(IndexFilesError, match="numbers that no codec has"):
         read_codec(path)
 
@@ -285,10 +290,7 @@ def test_a_codec_without_all_of_its_arrays_is_refused(
     """The first is what a version that knows no directions would read."""
     path = tmp_path / "codec.safetensors"
     save_codec(path, make_world(16, Rounding(2, True), [100]).codec, 0.5)
-    arrays = {name: np.array(array) for name, array in map_arrays(path).items()}
-    change(arrays)
-    path.unlink()
-    save_arrays(path, arrays)
+    change_codec(path, change)
     with pytest.raises(IndexFilesError, match="not a codec"):
         read_codec(path)
 

@@ -267,7 +267,8 @@ def test_residuals_are_encoded_as_numpy_does(
     # A residual in the middle between two values may be rounded either way.
     are_equal = found.residuals == expected.residuals
     assert np.mean(are_equal) > 0.999
-    same = are_equal.all(axis=1)
+    # Along principal directions such a residual changes the length of what is rebuilt, too.
+    same = are_equal.all(axis=1) | (world.codec.principal is None)
     assert same.mean() > 0.9
     wanted = expected.scales.astype("f4")[same]
     assert found.scales.astype("f4")[same] == pytest.approx(wanted, rel=2e-3)
