@@ -9,7 +9,6 @@ without a barrier in every operation (see `encoders.workers`).
 
 from __future__ import annotations
 
-from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -18,12 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from retrieval.backbone import int8, kernels
+from retrieval.backbone import int8, kernels, onednn
 from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.rotary import RotaryTables
-
-# oneDNN chooses a weight's layout for products of about so many rows.
-PACKED_ROWS = 1024
 
 # Counts the steps of every optimizer: the fused ones (the trainer's default) change parameters
 # without changing torch's own counter of a parameter's versions.
@@ -71,7 +67,8 @@ class CpuModernBert:
                 self._refresh()
             embedding = self._model.embeddings.tok_embeddings.weight
             rows = len(batch.ids)
-            x = self._first_norm(F.embedding(F.pad(batch.ids, (0, _spare_rows(rows))), embedding))
+            ids = F.pad(batch.ids, (0, onednn.spare_rows(rows, parts=8)))
+            x = self._first_norm(F.embedding(ids, embedding))
             for layer in self._layers:
                 x = layer(x, batch, self._rotary)
             return self._last_norm(x)[:rows]
@@ -174,42 +171,19 @@ class _Linear:
         self.weight = linear.weight
         self.bias = linear.bias
         self.packed: Tensor | None = None
-        if _can_pack(linear.weight.dtype):
-            weight = linear.weight.detach()
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        if onednn.is_available(linear.weight.dtype):
+            self.packed = onednn.pack(linear.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return out
+        return onednn.linear(x, self.packed, self.bias)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output and `residual` added up."""
         if self.packed is None:
             return F.linear(x, self.weight, self.bias).add_(residual)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            x, residual, self.packed, self.bias, "add"
-        )
-        return out
-
-
-@cache
-def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether torch offers oneDNN's packed linear layers (it names them as its own affair)."""
-    operators = torch.ops.mkldnn
-    if not torch._C._has_mkldnn or not hasattr(operators, "_linear_pointwise"):
-        return False
-    return dtype == torch.float32 or bool(operators._is_mkldnn_bf16_supported())
-
-
-def _spare_rows(rows: int) -> int:
-    """Rows to add, some 1.5 %, so that there are few different numbers of them.
-
-    oneDNN compiles a product for every number of rows that it meets, and keeps the last thousand:
-    some 0.3 MB each, for every thread.
-    """
-    return -rows % min(128, 1 << max(0, rows.bit_length() - 4))
+        return onednn.linear_plus(x, self.packed, self.bias, residual)
 
 
 def _version(parameter: Tensor) -> int:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retrieval.backbone import int8, kernels
+from retrieval.backbone import int8, kernels, onednn
 from retrieval.backbone.attention_choice import AttentionName, attention_for, resolve
 from retrieval.backbone.cpu_inference import CpuModernBert
-from retrieval.backbone.cpu_training import KernelAttention, geglu
+from retrieval.backbone.cpu_training import KernelAttention, geglu, linear
 from retrieval.backbone.packing import PackedBatch
 from retrieval.backbone.rotary import RotaryTables, rotate, supports_tables
 from retrieval.errors import ConfigError
@@ -96,20 +96,23 @@ class PackedModernBert:
         model = self.model
         config = model.config
         dropout = config.attention_dropout if model.training else 0.0
-        x = model.embeddings(input_ids=batch.ids)
-        dtype = _product_dtype(x)
+        weight = model.embeddings.tok_embeddings.weight
+        dtype = _product_dtype(weight)
+        rows = len(batch.ids)
         parts: _Parts
         if self._takes_kernels(batch.ids.device, dtype, dropout):
-            parts = _KernelParts(batch, self._rotary, config)
+            batch = batch.padded(onednn.spare_rows(rows, parts=32))
+            parts = _KernelParts(batch, dtype, self._rotary, config)
         else:
             parts = _TorchParts(self.attention, batch, dtype, dropout, self._rotary, config)
+        x = model.embeddings(input_ids=batch.ids)
         for layer, kind in zip(model.layers, config.layer_types, strict=True):
             # Every layer has its own flag: Hugging Face can checkpoint every n-th alone.
             if layer.training and layer.gradient_checkpointing:
                 x = checkpoint(_layer, layer, x, parts, kind, use_reentrant=False)
             else:
                 x = _layer(layer, x, parts, kind)
-        states: Tensor = model.final_norm(x)
+        states: Tensor = model.final_norm(x[:rows])
         return states
 
     def _takes_kernels(self, device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
@@ -150,7 +153,10 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 
 
 class _Parts(Protocol):
-    """What stands between the linear layers."""
+    """How a layer is computed."""
+
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        """A linear layer's output."""
 
     def attend(self, qkv: Tensor, kind: str) -> Tensor:
         """(T, H) from (T, 3 * H), in a layer of this type."""
@@ -160,18 +166,23 @@ class _Parts(Protocol):
 
 
 class _KernelParts:
-    """By the compiled kernels."""
+    """By the compiled kernels, and oneDNN."""
 
-    def __init__(self, batch: PackedBatch, rotary: RotaryTables, config: Any) -> None:
+    def __init__(
+        self, batch: PackedBatch, dtype: torch.dtype, rotary: RotaryTables, config: Any
+    ) -> None:
         self._attention = KernelAttention(batch, config.num_attention_heads, rotary)
+        self._dtype = dtype
         self._config = config
+
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        return linear(layer, x, self._dtype)
 
     def attend(self, qkv: Tensor, kind: str) -> Tensor:
         return self._attention(qkv, kind, _window(self._config, kind))
 
     def mix(self, mlp: Any, x: Tensor) -> Tensor:
-        mixed: Tensor = mlp.Wo(mlp.drop(geglu(mlp.Wi(x))))
-        return mixed
+        return self.linear(mlp.Wo, mlp.drop(geglu(self.linear(mlp.Wi, x))))
 
 
 class _TorchParts:
@@ -197,6 +208,10 @@ class _TorchParts:
             for kind in set(config.layer_types)
         }
 
+    def linear(self, layer: Any, x: Tensor) -> Tensor:
+        out: Tensor = layer(x)
+        return out
+
     def attend(self, qkv: Tensor, kind: str) -> Tensor:
         heads = self._config.num_attention_heads
         to_rotate, v = torch.split(qkv.view(len(qkv), 3 * heads, -1), [2 * heads, heads], dim=1)
@@ -216,6 +231,6 @@ def _window(config: Any, kind: str) -> int | None:
 
 def _layer(layer: Any, x: Tensor, parts: _Parts, kind: str) -> Tensor:
     attention = layer.attn
-    attended = parts.attend(attention.Wqkv(layer.attn_norm(x)), kind)
-    x = x + attention.out_drop(attention.Wo(attended))
+    attended = parts.attend(parts.linear(attention.Wqkv, layer.attn_norm(x)), kind)
+    x = x + attention.out_drop(parts.linear(attention.Wo, attended))
     return x + parts.mix(layer.mlp, layer.mlp_norm(x))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -74,6 +75,17 @@ class PackedBatch:
     def offsets_on_device(self) -> Tensor:
         """The offsets as int32, on the device of the ids."""
         return to_device(self.offsets, self.ids.device)
+
+    def padded(self, tokens: int) -> PackedBatch:
+        """The same sequences, and behind them one of so many zeros; itself for none."""
+        if tokens == 0:
+            return self
+        limits = self.key_lengths
+        return PackedBatch(
+            F.pad(self.ids, (0, tokens)),
+            np.append(self.lengths, np.int32(tokens)),
+            None if limits is None else np.append(limits, np.int32(tokens)),
+        )
 
 
 def pack(

@@ -170,15 +170,6 @@ def test_the_compiled_path_is_taken_where_it_may_be(
     assert len(taken) == 2
 
 
-def test_numbers_of_rows_are_few_and_little_is_added() -> None:
-    """For each, oneDNN keeps a compiled product: that made memory grow with the corpus."""
-    rows = range(1, 8_193)
-    computed = [each + cpu_inference._spare_rows(each) for each in rows]
-    assert len(set(computed)) <= 120
-    assert len({each for each in computed if 512 <= each <= 1_024}) <= 9
-    assert all(each <= given * 1.125 + 1 for given, each in zip(rows, computed, strict=True))
-
-
 def test_states_of_a_frozen_backbone_can_train_what_follows(
     make_model: Any, token_ids: Any
 ) -> None:

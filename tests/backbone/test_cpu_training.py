@@ -262,6 +262,72 @@ def test_training_on_a_processor_takes_the_kernels_unless_told_otherwise(
     assert layers(make_model(hidden_activation="relu").train()) == []
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("frozen", ["", "x", "weight", "bias"])
+def test_the_gradient_of_a_linear_layer_is_that_of_torch(
+    dtype: torch.dtype, has_bias: bool, frozen: str
+) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 20, bias=has_bias)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    x = torch.randn(37, 48)
+    of_output = torch.randn(20, 37).T
+
+    def gradients(x: Tensor, out_dtype: torch.dtype, *, is_own: bool) -> list[Tensor | None]:
+        x = x.clone().requires_grad_(frozen != "x")
+        layer.zero_grad()
+        out = cpu_training.linear(layer, x, out_dtype) if is_own else layer(x)
+        assert out.dtype == out_dtype
+        torch.autograd.backward(out, of_output.to(out_dtype))
+        return [out.detach().float(), x.grad, layer.weight.grad, layer.bias.grad if has_bias else x]
+
+    own = gradients(x, dtype, is_own=True)
+    for found, right in zip(own, gradients(x, torch.float32, is_own=False), strict=True):
+        assert (found is None) == (right is None)
+        if found is not None and right is not None:
+            tolerance = TOLERANCES[dtype] * right.abs().max().item()
+            torch.testing.assert_close(found, right, atol=tolerance, rtol=0)
+
+
+def test_what_hooks_do_to_a_linear_layer_is_done() -> None:
+    from torch.nn.utils import prune
+
+    torch.manual_seed(0)
+    layer: Any = torch.nn.Linear(6, 4)
+    x = torch.randn(3, 6)
+    prune.l1_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    for step in range(2):
+        with torch.no_grad():
+            layer.weight_orig += step
+        right = F.linear(x, layer.weight_orig * layer.weight_mask, layer.bias)
+        assert torch.equal(cpu_training.linear(layer, x, torch.float32), right)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_text_of_padding_changes_no_gradient(
+    make_model: Any, token_ids: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.backbone import onednn
+
+    model = make_model().train()
+    batch = pack(token_ids([40, 3, 90]), key_lengths=[20, 1, 90])
+
+    def gradients(spare: int) -> list[Tensor]:
+        monkeypatch.setattr(onednn, "spare_rows", lambda *_, **__: spare)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            states = PackedModernBert(model)(batch)
+        assert len(states) == 133
+        torch.autograd.backward(states.float().square().sum())
+        return [each.grad for each in model.parameters()]
+
+    for one, other in zip(gradients(0), gradients(27), strict=True):
+        tolerance = TOLERANCES[dtype] * one.abs().max().item()
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+
+
 def test_a_gradient_that_is_laid_out_otherwise_is_taken() -> None:
     case = Case([20, 30], 2, 16, torch.float32)
     whole = case.qkv.requires_grad_()

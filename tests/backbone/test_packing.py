@@ -32,6 +32,17 @@ def test_only_a_sequences_first_tokens_are_keys() -> None:
     assert batch.is_key.tolist() == [True, False, False, True, True]
 
 
+def test_padding_is_a_text_of_its_own_behind_the_others() -> None:
+    batch = pack([[7, 8, 9], [5, 5]], key_lengths=[1, 2])
+    padded = batch.padded(3)
+    assert padded.ids.tolist() == [7, 8, 9, 5, 5, 0, 0, 0]
+    assert padded.offsets.tolist() == [0, 3, 5, 8]
+    assert padded.key_lengths is not None
+    assert padded.key_lengths.tolist() == [1, 2, 3]
+    assert pack([[7]]).padded(1).key_lengths is None
+    assert batch.padded(0) is batch
+
+
 @given(LENGTHS)
 def test_dropping_the_padding_and_putting_it_back_changes_nothing(lengths: list[int]) -> None:
     numbers = np.asarray(lengths, np.int32)
