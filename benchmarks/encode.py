@@ -4,6 +4,7 @@
     python benchmarks/encode.py --workload 17m/passages --workload base/fixed512 --json encode.json
     python benchmarks/encode.py --device cuda --workload base/fixed512 --workload base/variable512 \
         --workload base/fixed8192 --workload base/variable8192 --texts 8192
+    python benchmarks/encode.py --workload base/passages --pooling cls
     python benchmarks/encode.py --sweep
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
         python benchmarks/encode.py --instruction-set avx2 --skip bfloat16 --skip int8
@@ -123,7 +124,8 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     lengths = draw_lengths(workload, count, arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), shape, seed=arguments.seed)
-        DenseEncoder.from_backbone(folder, device="cpu").save(folder + "/dense")
+        encoder = DenseEncoder.from_backbone(folder, device="cpu", pooling=arguments.pooling)
+        encoder.save(folder + "/dense")
         systems = _systems(folder + "/dense", arguments)
     texts = make_texts(systems[0].tokenizer, lengths, arguments.seed)  # type: ignore[attr-defined]
     for system in systems:
@@ -160,7 +162,7 @@ def _compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         )
     peers = [each for each in systems if each.name.startswith("ST")]
     return {
-        "workload": name,
+        "workload": name if arguments.pooling == "mean" else f"{name}, {arguments.pooling}",
         "texts": count,
         "tokens": int(lengths.sum()),
         "longest": int(lengths.max()),
@@ -294,7 +296,7 @@ def _print(result: dict[str, Any]) -> None:
 def _print_headlines(results: list[dict[str, Any]]) -> None:
     cosines: dict[str, float] = {}
     for result in results:
-        name = result["workload"].replace("/", "_")
+        name = result["workload"].replace("/", "_").replace(", ", "_")
         peer = _peer(result)
         for row in result["rows"]:
             if row["system"].startswith("ST"):
@@ -356,6 +358,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of a processor")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pooling", default="mean", choices=("mean", "cls"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--st-attention", help="the peer's, such as flash_attention_2")
     parser.add_argument(

@@ -60,8 +60,8 @@ class CpuModernBert:
             )
         )
 
-    def __call__(self, batch: PackedBatch) -> Tensor:
-        """(T, H) token states after the last norm; no gradients."""
+    def __call__(self, batch: PackedBatch, wanted: Tensor | None = None) -> Tensor:
+        """(T, H) token states after the last norm, or (W, H), of those wanted; no gradients."""
         with torch.no_grad():
             with self._packing:
                 self._refresh()
@@ -69,8 +69,12 @@ class CpuModernBert:
             rows = len(batch.ids)
             ids = F.pad(batch.ids, (0, onednn.spare_rows(rows, parts=8)))
             x = self._first_norm(F.embedding(ids, embedding))
-            for layer in self._layers:
+            if wanted is not None:
+                rows = len(wanted)
+                wanted = F.pad(wanted, (0, onednn.spare_rows(rows, parts=8)))
+            for layer in self._layers[:-1]:
                 x = layer(x, batch, self._rotary)
+            x = self._layers[-1](x, batch, self._rotary, wanted)
             return self._last_norm(x)[:rows]
 
     def _refresh(self) -> None:
@@ -105,7 +109,9 @@ class _Layer:
         self.mlp_in = products.linear(layer.mlp.Wi)
         self.mlp_out = products.linear(layer.mlp.Wo)
 
-    def __call__(self, x: Tensor, batch: PackedBatch, rotary: RotaryTables) -> Tensor:
+    def __call__(
+        self, x: Tensor, batch: PackedBatch, rotary: RotaryTables, wanted: Tensor | None = None
+    ) -> Tensor:
         take = self.products
         norm = self.attention_norm
         qkv = self.qkv(take.rows(x) if norm is None else take.norm(x, norm))
@@ -118,6 +124,8 @@ class _Layer:
             cosines=cosines,
             sines=sines,
         ).attend(qkv)
+        if wanted is not None:
+            attended, x = attended[wanted], x[wanted]
         x = self.attention_out.plus(take.rows(attended), x)
         return self.mlp_out.plus(take.geglu(self.mlp_in(take.norm(x, self.mlp_norm))), x)
 

@@ -55,14 +55,16 @@ class PackedModernBert:
         self._rotary = RotaryTables(model)
         self._cpu: CpuModernBert | None = None
 
-    def __call__(self, batch: PackedBatch) -> Tensor:
+    def __call__(self, batch: PackedBatch, wanted: Tensor | None = None) -> Tensor:
         """Token states after the last norm.
 
         Args:
             batch: token ids on the model's device.
+            wanted: (W,) int64 numbers of the tokens whose states are used, there too; None for all.
+                Most of the last layer is computed for them alone.
 
         Returns:
-            (T, H) in the model's dtype, or in autocast's.
+            (T, H), or (W, H), in the model's dtype, or in autocast's.
 
         Raises:
             ConfigError: `attention` names one that does not run here.
@@ -71,13 +73,13 @@ class PackedModernBert:
         if self._is_cpu_inference(weight) and CpuModernBert.takes(self.model):
             if self._cpu is None:
                 self._cpu = CpuModernBert(self.model, self._rotary, is_int8=self.is_int8)
-            return self._cpu(batch)
+            return self._cpu(batch, wanted)
         if self.is_int8:
             raise ConfigError(
                 "int8 is for inference on a processor by our compiled kernels (attention 'auto' or "
                 "'cpu'): take float32 or bfloat16 for anything else"
             )
-        return self._differentiable(batch)
+        return self._differentiable(batch, wanted)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the model, and nothing that can be computed from it again."""
@@ -92,7 +94,7 @@ class PackedModernBert:
             and resolve(self.attention, "cpu", weight.dtype, False) == "cpu"
         )
 
-    def _differentiable(self, batch: PackedBatch) -> Tensor:
+    def _differentiable(self, batch: PackedBatch, wanted: Tensor | None) -> Tensor:
         model = self.model
         config = model.config
         dropout = config.attention_dropout if model.training else 0.0
@@ -107,12 +109,13 @@ class PackedModernBert:
             parts = _TorchParts(self.attention, batch, dtype, dropout, self._rotary, config)
         x = model.embeddings(input_ids=batch.ids)
         for layer, kind in zip(model.layers, config.layer_types, strict=True):
+            arguments = (layer, x, parts, kind, wanted if layer is model.layers[-1] else None)
             # Every layer has its own flag: Hugging Face can checkpoint every n-th alone.
             if layer.training and layer.gradient_checkpointing:
-                x = checkpoint(_layer, layer, x, parts, kind, use_reentrant=False)
+                x = checkpoint(_layer, *arguments, use_reentrant=False)
             else:
-                x = _layer(layer, x, parts, kind)
-        states: Tensor = model.final_norm(x[:rows])
+                x = _layer(*arguments)
+        states: Tensor = model.final_norm(x[:rows] if wanted is None else x)
         return states
 
     def _takes_kernels(self, device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
@@ -229,8 +232,10 @@ def _window(config: Any, kind: str) -> int | None:
     return window
 
 
-def _layer(layer: Any, x: Tensor, parts: _Parts, kind: str) -> Tensor:
+def _layer(layer: Any, x: Tensor, parts: _Parts, kind: str, wanted: Tensor | None) -> Tensor:
     attention = layer.attn
     attended = parts.attend(parts.linear(attention.Wqkv, layer.attn_norm(x)), kind)
+    if wanted is not None:
+        attended, x = attended[wanted], x[wanted]
     x = x + attention.out_drop(parts.linear(attention.Wo, attended))
     return x + parts.mix(layer.mlp, layer.mlp_norm(x))

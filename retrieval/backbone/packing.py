@@ -76,6 +76,10 @@ class PackedBatch:
         """The offsets as int32, on the device of the ids."""
         return to_device(self.offsets, self.ids.device)
 
+    def only(self, tokens: Tensor) -> PackedBatch:
+        """(N,) numbers of tokens, one of each sequence, as sequences of their own."""
+        return PackedBatch(self.ids[tokens], np.ones_like(self.lengths))
+
     def padded(self, tokens: int) -> PackedBatch:
         """The same sequences, and behind them one of so many zeros; itself for none."""
         if tokens == 0:

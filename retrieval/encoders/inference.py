@@ -230,8 +230,10 @@ class BatchedInference:
             if self._packed is None or not is_modernbert(self._model[0].auto_model):
                 features = self._model[0](self._padded(batch, tokens.real[numbers]))
             else:
-                states = self._packed(batch)
-                features = self._features(states, batch, tokens.real[numbers])
+                pooled = None if prompt_length is not None else self._pooled_tokens(batch)
+                states = self._packed(batch, pooled)
+                seen = batch if pooled is None else batch.only(pooled)
+                features = self._features(states, seen, tokens.real[numbers])
             if prompt_length is not None:
                 features["prompt_length"] = prompt_length
             features = _after_backbone(self._model, features, role)
@@ -244,6 +246,19 @@ class BatchedInference:
             if "sentence_embedding" in kept:
                 kept = {"sentence_embedding": kept["sentence_embedding"]}
         return Batch(numbers, kept, batch.lengths)
+
+    def _pooled_tokens(self, batch: PackedBatch) -> Tensor | None:
+        """(N,) the token of each text that pooling takes; None where it takes more of them."""
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
+        pooling: Any = self._model[1] if len(self._model) > 1 else None
+        if type(pooling) is not Pooling or batch.key_lengths is not None:
+            return None
+        mode = pooling.pooling_mode
+        if mode not in ("cls", "lasttoken"):
+            return None
+        offsets = batch.offsets.astype(np.int64)
+        return to_device(offsets[:-1] if mode == "cls" else offsets[1:] - 1, batch.ids.device)
 
     def _features(
         self, states: Tensor, batch: PackedBatch, real: NDArray[np.int32]

@@ -39,6 +39,30 @@ def test_states_are_those_of_the_padded_model(
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.usefixtures("kernels_on_cpu")
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_wanted_tokens_have_the_states_and_gradients_that_they_have_among_all(
+    make_model: Any, token_ids: Any, attention: str, layers: int
+) -> None:
+    model, batch = make_model(num_hidden_layers=layers), pack(token_ids(LENGTHS))
+    packed = PackedModernBert(model, attention=attention)  # type: ignore[arg-type]
+    wanted = torch.tensor([3, 0, *range(200, 300), 3])
+
+    def states_and_gradients(of: Tensor | None) -> list[Tensor]:
+        with torch.no_grad():
+            inferred = packed(batch, of)
+        model.zero_grad()
+        states = packed(batch, of)
+        if of is None:
+            inferred, states = inferred[wanted], states[wanted]
+        torch.autograd.backward(states.square().sum())
+        return [inferred, states.detach(), *(each.grad for each in model.parameters())]
+
+    for found, right in zip(states_and_gradients(wanted), states_and_gradients(None), strict=True):
+        torch.testing.assert_close(found, right, atol=TOLERANCE, rtol=TOLERANCE)
+
+
 def test_eight_thousand_tokens_are_those_of_the_padded_model(
     make_model: Any, token_ids: Any, padded_states: Any
 ) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer, quantize_embeddings
+from torch import Tensor
 
 from retrieval import DenseEncoder, load_encoder
+from retrieval.backbone.modernbert import PackedModernBert
 from retrieval.encoders.live_models import as_encoder
 from retrieval.encoders.quantization import Quantization
 from retrieval.errors import ConfigError, ShapeError
@@ -219,3 +221,35 @@ def test_quantizations_without_their_ranges_are_refused() -> None:
         Quantization.calibrated("uint8", [])
     with pytest.raises(ShapeError, match="ranges of width 4, embeddings of 6"):
         Quantization(precision="int8", ranges=np.ones((2, 4), np.float32))(np.ones((1, 6), "f"))
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("pooling", ["cls", "lasttoken", ("cls", "mean")], ids=str)
+def test_pooling_of_one_token_is_that_of_sentence_transformers(
+    tiny_backbone: Path, tmp_path: Path, pooling: Any, include_prompt: bool
+) -> None:
+    """Of whose last layer little but that token is computed."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer = Transformer(str(tiny_backbone))
+    pooled = Pooling(transformer.get_embedding_dimension(), pooling, include_prompt=include_prompt)
+    prompts = {"query": "ask: ", "document": "say: "}
+    model = SentenceTransformer(modules=[transformer, pooled], device="cpu", prompts=prompts)
+    model.save_pretrained(str(tmp_path / "model"))
+    encoder = DenseEncoder.load(tmp_path / "model", device="cpu", normalize=False)
+    wanted = []
+    run = PackedModernBert.__call__
+
+    def noted(self: PackedModernBert, batch: Any, tokens: Tensor | None = None) -> Tensor:
+        wanted.append(tokens)
+        return run(self, batch, tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedModernBert, "__call__", noted)
+        found = encoded(encoder)
+    expected = model.encode_document(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+    is_one_token = isinstance(pooling, str) and include_prompt
+    assert wanted
+    assert all((each is not None) == is_one_token for each in wanted)

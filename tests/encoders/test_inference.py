@@ -46,13 +46,13 @@ class SmallDevice:
         self.refused: list[int] = []
         original = PackedModernBert.__call__
 
-        def run(packed: PackedModernBert, batch: PackedBatch) -> Tensor:
+        def run(packed: PackedModernBert, batch: PackedBatch, *wanted: Any) -> Tensor:
             tokens = len(batch.ids)
             if tokens > self.memory_tokens:
                 self.refused.append(tokens)
                 raise torch.OutOfMemoryError("pretended")
             self.done.append(tokens)
-            return original(packed, batch)
+            return original(packed, batch, *wanted)
 
         def pack_here(ids: Any, key_lengths: Any = None, *, device: Any) -> PackedBatch:
             assert device.type == "pretended"
@@ -124,10 +124,10 @@ def test_memory_that_runs_out_late_repeats_no_text(
     encoder.inference = inference.BatchedInference(encoder.model, max_tokens=150)
     run = PackedModernBert.__call__
 
-    def shrink(packed: PackedModernBert, batch: PackedBatch) -> Tensor:
+    def shrink(packed: PackedModernBert, batch: PackedBatch, *wanted: Any) -> Tensor:
         if len(device.done) == 3:
             device.memory_tokens = 100
-        return run(packed, batch)
+        return run(packed, batch, *wanted)
 
     monkeypatch.setattr(PackedModernBert, "__call__", shrink)
     assert_same(list(encoder.encode_documents(texts)), expected)
