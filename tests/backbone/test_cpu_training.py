@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrieval import native
-from retrieval.backbone import cpu_training, kernels
+from retrieval.backbone import cpu_training, kernels, onednn
 from retrieval.backbone.modernbert import PackedModernBert
 from retrieval.backbone.packing import pack
 from retrieval.errors import ConfigError
@@ -238,26 +238,34 @@ def test_gradients_of_gradients_are_refused_and_not_wrong() -> None:
 def test_training_on_a_processor_takes_the_kernels_unless_told_otherwise(
     make_model: Any, token_ids: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attended = []
-    attend = kernels.Attention.attend
+    attended, multiplied = [], []
+    attend, multiply = kernels.Attention.attend, onednn.linear
 
     def counted(kernel: kernels.Attention, *arguments: Tensor) -> Tensor:
         attended.append(arguments[0].dtype)
         return attend(kernel, *arguments)
 
+    def counted_product(x: Tensor, *rest: Tensor | None) -> Tensor:
+        multiplied.append(x.dtype)
+        return multiply(x, *rest)  # type: ignore[arg-type]
+
     monkeypatch.setattr(kernels.Attention, "attend", counted)
+    monkeypatch.setattr(onednn, "linear", counted_product)
     model, batch = make_model().train(), pack(token_ids([9, 70]))
 
     def layers(model: Any, attention: str = "auto") -> list[torch.dtype]:
         attended.clear()
+        multiplied.clear()
         packed = PackedModernBert(model, attention=attention)  # type: ignore[arg-type]
         torch.autograd.backward(packed(batch).float().sum())
         return list(attended)
 
     assert layers(model) == layers(model, "cpu") == [torch.float32] * 4
+    # Four linear layers in each, and the gradients of what goes into them.
+    assert multiplied == [torch.float32] * 32
     with torch.autocast("cpu", torch.bfloat16):
         assert layers(model) == [torch.bfloat16] * 4
-    assert layers(model, "sdpa") == []
+    assert layers(model, "sdpa") == multiplied == []
     assert layers(make_model(attention_dropout=0.1).train()) == []
     assert layers(make_model(hidden_activation="relu").train()) == []
 
@@ -309,8 +317,6 @@ def test_what_hooks_do_to_a_linear_layer_is_done() -> None:
 def test_a_text_of_padding_changes_no_gradient(
     make_model: Any, token_ids: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrieval.backbone import onednn
-
     model = make_model().train()
     batch = pack(token_ids([40, 3, 90]), key_lengths=[20, 1, 90])
 
