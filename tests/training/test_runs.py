@@ -112,9 +112,9 @@ def test_padding_is_dropped_unless_the_recipe_keeps_it(
     packed: list[int] = []
     original = PackedModernBert.__call__
 
-    def count(self: PackedModernBert, batch: PackedBatch) -> Tensor:
+    def count(self: PackedModernBert, batch: PackedBatch, *wanted: Tensor | None) -> Tensor:
         packed.append(len(batch.lengths))
-        return original(self, batch)
+        return original(self, batch, *wanted)
 
     monkeypatch.setattr(PackedModernBert, "__call__", count)
     steps = replace(QUICK, max_steps=3, mini_batch_size=None)
