@@ -77,7 +77,7 @@ class PackedBatch:
         return to_device(self.offsets, self.ids.device)
 
     def only(self, tokens: Tensor) -> PackedBatch:
-        """(N,) numbers of tokens, one of each sequence, as sequences of their own."""
+        """The tokens of these (N,) numbers, one of each sequence, as sequences of their own."""
         return PackedBatch(self.ids[tokens], np.ones_like(self.lengths))
 
     def padded(self, tokens: int) -> PackedBatch:
