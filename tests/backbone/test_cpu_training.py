@@ -314,11 +314,16 @@ def test_what_hooks_do_to_a_linear_layer_is_done() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("key_lengths", [None, [20, 1, 90]], ids=["all keys", "some keys"])
 def test_a_text_of_padding_changes_no_gradient(
-    make_model: Any, token_ids: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    make_model: Any,
+    token_ids: Any,
+    dtype: torch.dtype,
+    key_lengths: list[int] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_model().train()
-    batch = pack(token_ids([40, 3, 90]), key_lengths=[20, 1, 90])
+    batch = pack(token_ids([40, 3, 90]), key_lengths)
 
     def gradients(spare: int) -> list[Tensor]:
         monkeypatch.setattr(onednn, "spare_rows", lambda *_, **__: spare)
