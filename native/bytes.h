@@ -143,9 +143,15 @@ inline void multiply_bytes(const uint8_t* rows, size_t row_bytes, const int8_t* 
 
 // Nearest integers of numbers below 2^22 in size.
 inline Ints nearest_integers(Floats value) {
+#if LANES == 16
+    return (Ints)_mm512_maskz_cvtps_epi32(ALL, (__m512)value);
+#elif LANES == 8
+    return (Ints)_mm256_cvtps_epi32((__m256)value);
+#else
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
     const Floats magic = broadcast(12582912.0f);
     return (Ints)(value + magic) - (Ints)magic;
+#endif
 }
 
 inline Floats to_floats(Ints value) { return __builtin_convertvector(value, Floats); }

@@ -38,13 +38,17 @@ struct Gains {
     }
 };
 
-// Of the first `count` candidates the score of the one that is the last wanted.
-float last_wanted(const std::vector<Scored>& candidates, int64_t count, int64_t wanted, Scratch& s) {
-    s.ranked.resize(count);
-    for (int64_t at = 0; at < count; ++at) s.ranked[at] = candidates[at].score;
-    std::nth_element(s.ranked.begin(), s.ranked.begin() + (wanted - 1), s.ranked.end(),
-                     std::greater<float>());
-    return s.ranked[wanted - 1];
+// Keeps the `wanted` best of the scores that are added.
+void add_to_best(std::vector<float>& heap, float score, size_t wanted) {
+    const auto is_higher = std::greater<float>();
+    if (heap.size() < wanted) {
+        heap.push_back(score);
+        std::push_heap(heap.begin(), heap.end(), is_higher);
+    } else if (score > heap.front()) {
+        std::pop_heap(heap.begin(), heap.end(), is_higher);
+        heap.back() = score;
+        std::push_heap(heap.begin(), heap.end(), is_higher);
+    }
 }
 
 // Scores candidates by their residuals; where they are ranked by their centroids, only until the
@@ -64,18 +68,20 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
     };
     const auto find = [&](int64_t at) {
+        const int64_t touched = at + PAGES_AHEAD - DOCUMENTS_AHEAD;
+        if (touched < count) touch_pages(view, s.candidates[touched].position, decode.bytes);
         if (at < count)
-            find_near(view, q, margin, s.candidates[at].position, s, document(at));
+            find_near(view, q, margin, s.candidates[at], s, document(at));
         else
             document(at).count = 0;
     };
     for (int64_t at = 0; at < DOCUMENTS_AHEAD; ++at) find(at);
     Gains gains;
+    s.best_scores.clear();
     for (int64_t at = 0; at < count; ++at) {
         const float by_centroids = s.candidates[at].score / q.one;
         if (is_stopped && at % STEP == 0 && at >= std::max(2 * STEP, wanted) &&
-            by_centroids + gains.highest(at, effort.patience) <
-                last_wanted(s.candidates, at, wanted, s)) {
+            by_centroids + gains.highest(at, effort.patience) < s.best_scores.front()) {
             s.candidates.resize(at);
             return;
         }
@@ -84,6 +90,7 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
         each.score = score_by_residuals(view, q, decode, raise, document(at),
                                         document(at + DOCUMENTS_AHEAD), s);
         gains.add(each.score - by_centroids);
+        if (is_stopped) add_to_best(s.best_scores, each.score, wanted);
     }
 }
 
@@ -176,7 +183,7 @@ int64_t rank(const PlaidView* view, const float* query, int32_t tokens, const Pl
     prepare(s.query, *view->codec, query, tokens);
     score_centroids(*view->codec, s.query, MOST_IN_BLOCK, s);
     s.candidates.clear();
-    for (int64_t at = 0; at < count; ++at) s.candidates.push_back({0, positions[at]});
+    for (int64_t at = 0; at < count; ++at) s.candidates.push_back({0, -1, positions[at]});
     return finish(*view, *effort, false, positions, scores, s, nullptr);
 }
 

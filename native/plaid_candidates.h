@@ -206,7 +206,7 @@ void choose_candidates(const uint8_t* mask, int64_t count, int wanted, Scratch& 
         const Gain gain = s.gains[position];
         s.gains[position] = 0;
         if (gain >= least && (!mask || mask[position]))
-            s.candidates.push_back({(float)(gain >> TOUCHED_BITS), position});
+            s.candidates.push_back({(float)(gain >> TOUCHED_BITS), -1, position});
     }
     s.has_zero_gains = true;
     // The lowest bin also has those that gained nothing, which may be many.
@@ -270,11 +270,10 @@ void maximum_of_centroids(const Code* code, const Code* end, uint32_t mask, cons
     }
 }
 
-// The best centroid of a document for each column, in s.best_shorts.
+// The score of a document's best centroid for each column.
 inline void maximum_of_document(const PlaidView& view, const PlaidSegment& segment, Run run,
-                                int columns, Scratch& s) {
+                                int columns, const Scratch& s, int16_t* best) {
     const int16_t* scores = s.scores.data();
-    int16_t* best = s.best_shorts.data();
     if (view.code_bytes == 2) {
         const uint16_t* codes = (const uint16_t*)segment.codes;
         maximum_of_centroids(codes + run.first, codes + run.end, s.code_mask, scores, columns,
@@ -302,13 +301,14 @@ inline void prefetch_bounds(const PlaidView& view, int64_t position) {
 
 // Scores candidates by their centroids alone and keeps the best.
 void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
-    s.best_shorts.resize(q.columns);
-    const size_t count = s.candidates.size();
-    for (size_t at = 0; at < count; ++at) {
-        if (at + 4 * DOCUMENTS_AHEAD < count)
-            prefetch_bounds(view, s.candidates[at + 4 * DOCUMENTS_AHEAD].position);
-        if (at + DOCUMENTS_AHEAD < count)
-            prefetch_codes(view, s.candidates[at + DOCUMENTS_AHEAD].position);
+    const int64_t count = (int64_t)s.candidates.size();
+    const bool are_kept = count * q.columns <= MOST_KEPT;
+    s.best_centroids.resize((are_kept ? count : 1) * q.columns);
+    for (int64_t at = 0; at < count; ++at) {
+        if (at + BOUNDS_AHEAD < count)
+            prefetch_bounds(view, s.candidates[at + BOUNDS_AHEAD].position);
+        if (at + CODES_AHEAD < count)
+            prefetch_codes(view, s.candidates[at + CODES_AHEAD].position);
         const int64_t position = s.candidates[at].position;
         const PlaidSegment& segment = segment_of(view, position);
         const Run run = tokens_of(segment, position);
@@ -317,10 +317,12 @@ void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scrat
             s.candidates[at].score = LOWEST;
             continue;
         }
-        maximum_of_document(view, segment, run, q.columns, s);
+        int16_t* best = s.best_centroids.data() + (are_kept ? at * q.columns : 0);
+        maximum_of_document(view, segment, run, q.columns, s, best);
+        if (are_kept) s.candidates[at].row = (int32_t)at;
         Floats total = {};
         for (int column = 0; column < q.columns; column += LANES)
-            total += to_floats(load_shorts(s.best_shorts.data() + column)) *
+            total += to_floats(load_shorts(best + column)) *
                      load(q.lengths.data() + column);
         s.candidates[at].score = sum(total);
     }

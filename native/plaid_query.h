@@ -17,8 +17,12 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 
 // Centroids that share one maximum, by which most of them are passed over.
 constexpr int MOST_IN_BLOCK = 32;
-// Documents whose tokens are fetched while others are scored.
-constexpr int DOCUMENTS_AHEAD = 2;
+// Documents whose tokens are fetched while others are scored, and those whose codes are, whose pages
+// of residuals are looked up, and whose bounds are fetched before that.
+constexpr int DOCUMENTS_AHEAD = 2, CODES_AHEAD = 4, PAGES_AHEAD = 6, BOUNDS_AHEAD = 8;
+constexpr int64_t PAGE = 4096;
+// Best centroids of candidates that are kept: 8 MB.
+constexpr int64_t MOST_KEPT = 1 << 22;
 // Documents whose gains are added up at a time: 256 KB.
 constexpr int64_t DOCUMENTS_AT_ONCE = 1 << 16;
 // Tokens of a document that are listed at a time.
@@ -30,12 +34,14 @@ constexpr double LONGEST = 1e29;
 
 struct Scored {
     float score;
+    int32_t row;  // of the document's best centroids, or -1 where they are not kept
     int64_t position;
 };
 
-inline bool is_better(const Scored& a, const Scored& b) {
+// Not a function, whose address algorithms would call.
+constexpr auto is_better = [](const Scored& a, const Scored& b) {
     return a.score > b.score || (a.score == b.score && a.position < b.position);
-}
+};
 
 inline void keep_best(std::vector<Scored>& candidates, int64_t wanted) {
     if ((int64_t)candidates.size() > wanted) {
@@ -133,7 +139,8 @@ struct Query {
     // With residuals, whose decoded bytes are `layout.depth`: the sum of products and bias, and the
     // centroid's score shifted left, are in one unit.
     Layout layout;
-    std::vector<int> places;  // of a residual's components among the decoded ones
+    std::vector<int8_t> levels;  // of one token
+    std::vector<int> places;     // of a residual's components among the decoded ones
     Lines<float> along;       // (tokens, padded components) of principal directions
     Lines<int8_t> residual_panel;
     Lines<int32_t> residual_bias;
@@ -179,12 +186,13 @@ struct Scratch {
     bool has_zero_gains = true;    // false where a search has ended in the middle
     std::vector<int64_t> hits;
     std::vector<Scored> candidates;
-    std::vector<float> ranked;
+    std::vector<float> best_scores;  // a heap, the lowest first
     std::vector<int32_t> bins;
     Lines<uint8_t> rows;
     NearDocument near_documents[DOCUMENTS_AHEAD + 1];
     Lines<float> float_rows, best;
     Lines<int16_t> best_shorts;
+    Lines<int16_t> best_centroids;  // of candidates, a row for each
 };
 
 // Not inlined: the compiler would look it up again and again, in the middle of products.
@@ -206,9 +214,20 @@ inline Run entries_of(const PlaidSegment& segment, int32_t list) {
     return checked_run(segment.list_starts + list, segment.entry_count);
 }
 
-int32_t rounded_levels(float value, float scale) {
-    const float level = std::nearbyint(value / scale);
-    return (int32_t)std::min((float)SIGNED_LEVELS, std::max((float)-SIGNED_LEVELS, level));
+// Rounds `count` numbers to levels of so much, and returns their sum.
+inline int32_t round_to_levels(const float* values, int count, float level, int8_t* to) {
+    const float most = SIGNED_LEVELS;
+    int32_t total = 0;
+    for (int at = 0; at < count; ++at) {
+        const float value = std::min(most, std::max(-most, values[at] / level));
+        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+        const float magic = value + 12582912.0f;
+        int32_t bits;
+        std::memcpy(&bits, &magic, sizeof bits);
+        to[at] = (int8_t)bits;
+        total += to[at];
+    }
+    return total;
 }
 
 inline size_t place_in_panel(const Query& q, int row, int column) {
@@ -256,6 +275,7 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
     q.unit = 1 / (q.one * (1 << q.shift));
     const float level_of_all = q.unit / codec.value_scale;
 
+    q.levels.resize(std::max(width, components));
     q.layout = layout_of(codec);
     q.layout.write_places(q.places);
     q.centroid_panel.assign((size_t)width * q.columns, 0);
@@ -267,18 +287,14 @@ void prepare(Query& q, const PlaidCodec& codec, const float* query, int tokens) 
         const float largest = largest_size(unit, width);
         const float level = largest > 0 ? largest / SIGNED_LEVELS : 1;
         q.factors[t] = level * q.one;
-        for (int d = 0; d < width; ++d) {
-            // The other side holds 128 more than what it stands for, which the bias takes out.
-            const int32_t with_centroid = rounded_levels(unit[d], level);
-            q.centroid_panel[place_in_panel(q, d, t)] = (int8_t)with_centroid;
-            q.centroid_bias[t] -= 128 * with_centroid;
-        }
-        const float* from = with_residuals + (size_t)t * columns;
-        for (int c = 0; c < components; ++c) {
-            const int32_t with_residual = rounded_levels(from[c], level_of_all);
-            q.residual_panel[place_in_panel(q, q.places[c], t)] = (int8_t)with_residual;
-            q.residual_bias[t] -= 128 * with_residual;
-        }
+        // The other side holds 128 more than what it stands for, which the bias takes out.
+        q.centroid_bias[t] = -128 * round_to_levels(unit, width, level, q.levels.data());
+        for (int d = 0; d < width; d += 4)
+            std::memcpy(q.centroid_panel.data() + place_in_panel(q, d, t), q.levels.data() + d, 4);
+        q.residual_bias[t] = -128 * round_to_levels(with_residuals + (size_t)t * columns, components,
+                                                    level_of_all, q.levels.data());
+        for (int c = 0; c < components; ++c)
+            q.residual_panel[place_in_panel(q, q.places[c], t)] = q.levels[c];
     }
     q.float_panel.clear();
 }

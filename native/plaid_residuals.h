@@ -165,13 +165,11 @@ inline float weighted_sum(const Query& q, const float* best) {
 
 // What a centroid's score has to reach in each column for a token's residual to be looked at: the
 // document's best less a margin.
-inline void find_least(const PlaidView& view, const PlaidSegment& segment, Run run, const Query& q,
-                       Shorts margin, int16_t* least, Scratch& s) {
+inline void find_least(const Query& q, const int16_t* best, Shorts margin, int16_t* least) {
     const int columns = q.columns;
-    maximum_of_document(view, segment, run, columns, s);
     for (int column = 0; column < columns; column += COLUMN_GROUP) {
         // A sum of two negative numbers may wrap around, which only unsigned ones are allowed to.
-        const Shorts most = load_group(s.best_shorts.data() + column);
+        const Shorts most = load_group(best + column);
         const Shorts lower = (Shorts)((UnsignedShorts)most - (UnsignedShorts)margin);
         const Shorts threshold = lower > most ? Shorts{} + (int16_t)-32768 : lower;
         std::memcpy(least + column, &threshold, sizeof threshold);
@@ -225,18 +223,34 @@ inline void list_near(const PlaidView& view, Run run, const Scratch& s, int colu
     document.fetched = 0;
 }
 
+// Looks up the pages of a document's residuals: the processor waits long for each.
+inline void touch_pages(const PlaidView& view, int64_t position, int bytes) {
+    const PlaidSegment& segment = segment_of(view, position);
+    const Run run = tokens_of(segment, position);
+    const char* residuals = (const char*)segment.residuals;
+    for (int64_t at = run.first * bytes; at < run.end * bytes; at += PAGE)
+        __builtin_prefetch(residuals + at, 0, 2);
+    if (run.first < run.end) __builtin_prefetch(residuals + run.end * bytes - 1, 0, 2);
+}
+
 // Finds the tokens of a document, or of a long one's beginning, whose residuals are looked at.
-inline void find_near(const PlaidView& view, const Query& q, Shorts margin, int64_t position,
+inline void find_near(const PlaidView& view, const Query& q, Shorts margin, const Scored& candidate,
                       Scratch& s, NearDocument& document) {
-    document.segment = &segment_of(view, position);
-    document.run = tokens_of(*document.segment, position);
+    document.segment = &segment_of(view, candidate.position);
+    document.run = tokens_of(*document.segment, candidate.position);
     document.count = document.fetched = 0;
     if (document.run.first == document.run.end) {
         s.is_damaged = true;
         return;
     }
     document.least.resize(q.columns);
-    find_least(view, *document.segment, document.run, q, margin, document.least.data(), s);
+    const int16_t* best = s.best_shorts.data();
+    if (candidate.row >= 0)
+        best = s.best_centroids.data() + (int64_t)candidate.row * q.columns;
+    else
+        maximum_of_document(view, *document.segment, document.run, q.columns, s,
+                            s.best_shorts.data());
+    find_least(q, best, margin, document.least.data());
     list_near(view, document.run.beginning(TOKENS_AT_ONCE), s, q.columns, document);
     const Run beginning = document.run.beginning(SCALES_AHEAD);
     for (int64_t token = beginning.first; token < beginning.end; token += SCALES_IN_LINE)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import ConfigError
+
 Floats = NDArray[np.float32]
 
 _EXHAUSTIVE = 1024
@@ -22,6 +24,8 @@ _GROUPING_ROUNDS = 6
 _CHUNK = 1 << 15
 _CACHED_SIMILARITIES = 1 << 19
 _FEW_TOKENS = 1 << 9
+_SHORT_CODES = 1 << 16
+"""So many centroids have numbers of two bytes."""
 
 
 class Nearest(Protocol):
@@ -44,6 +48,29 @@ class Groups(NamedTuple):
     """Each centroid's group; every group has one or more."""
     probed: int
     """How many groups a token is compared with."""
+
+
+def centroid_count(wanted: int | str, tokens: int, sampled: int) -> int:
+    """How many centroids are learned for so many tokens.
+
+    Args:
+        wanted: so many, or "auto": the power of two nearest 12 * sqrt(tokens), but 65,536, whose
+            numbers fit into two bytes, where there are too few tokens for 8 * sqrt(tokens) to be
+            nearer to more; and at most a quarter of the sampled tokens.
+        tokens: of all documents.
+        sampled: that are learned from.
+    """
+    if isinstance(wanted, str):
+        count = 1 << round(math.log2(12 * math.sqrt(tokens)))
+        if count > _SHORT_CODES:
+            count = max(_SHORT_CODES, 1 << round(math.log2(8 * math.sqrt(tokens))))
+        return max(1, min(count, sampled // 4))
+    if wanted > sampled:
+        raise ConfigError(
+            f"{wanted} centroids can't be learned from {sampled} tokens: ask for fewer, or "
+            "raise sample_tokens"
+        )
+    return wanted
 
 
 def fit_centroids(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -25,7 +24,12 @@ from retrieval.indexing.plaid.compaction import (
     residual_energy,
     save_encoded,
 )
-from retrieval.indexing.plaid.kmeans import LazyCentroidSearch, Nearest, fit_centroids
+from retrieval.indexing.plaid.kmeans import (
+    LazyCentroidSearch,
+    Nearest,
+    centroid_count,
+    fit_centroids,
+)
 from retrieval.indexing.plaid.numpy_search import NumpySearcher
 from retrieval.indexing.plaid.quality import SearchPlan, calibrate, ranking
 from retrieval.indexing.plaid.searcher import (
@@ -153,7 +157,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
             return None
         settings = self.settings
         tokens = _units(sample.rows())
-        count = self._centroid_count(sample.seen, len(tokens))
+        count = centroid_count(settings.centroids, sample.seen, len(tokens))
         trained_on = np.linspace(
             0, len(tokens) - 1, min(len(tokens), count * _TOKENS_PER_CENTROID)
         ).astype(np.int64)
@@ -165,18 +169,6 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         codes = search(centroids).nearest(tokens)
         logger.info("%d centroids from %d of %d tokens", count, len(tokens), sample.seen)
         return ResidualCodec.fit(centroids, tokens, codes, settings.bits)
-
-    def _centroid_count(self, tokens: int, sampled: int) -> int:
-        wanted: int | str = self.settings.centroids
-        if isinstance(wanted, str):
-            nearest: int = 1 << round(math.log2(8 * math.sqrt(tokens)))
-            return max(1, min(nearest, sampled // 4))
-        if wanted > sampled:
-            raise ConfigError(
-                f"{wanted} centroids can't be learned from {sampled} tokens: ask for fewer, or "
-                "raise sample_tokens"
-            )
-        return wanted
 
     def _append(self, ids: Sequence[str], items: Sequence[Vectors]) -> None:
         if self._storage.ids.rows < self._encoded_rows:
@@ -331,7 +323,7 @@ class PlaidIndex(Index[Sequence[Vectors]]):
         sampled = min(tokens, self.settings.sample_tokens)
         if not sampled or (self.settings.centroids != "auto" and self.settings.centroids > sampled):
             return False
-        count = self._centroid_count(tokens, sampled)
+        count = centroid_count(self.settings.centroids, tokens, sampled)
         return no_longer_fits(codec, self._energy, self._segments, count)
 
     def _write_learned_anew(

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retrieval.indexing.plaid.kmeans import CentroidSearch, LazyCentroidSearch, fit_centroids
+from retrieval.errors import ConfigError
+from retrieval.indexing.plaid.kmeans import (
+    CentroidSearch,
+    LazyCentroidSearch,
+    centroid_count,
+    fit_centroids,
+)
 
 Tokens = Callable[[int, int], NDArray[np.float32]]
 
@@ -93,3 +99,25 @@ def test_few_tokens_meet_every_centroid_and_many_are_worth_groups(clustered: Tok
     for part in (tokens[1000:], tokens[:5]):
         assert np.array_equal(nearest(part), CentroidSearch(centroids).nearest(part))
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (1, 1),
+        (100, 25),
+        (10_000, 1024),
+        (1_900_000, 16_384),
+        (94_000_000, 65_536),
+        (120_000_000, 65_536),
+        (300_000_000, 131_072),
+    ],
+)
+def test_centroids_grow_with_the_root_of_the_tokens(tokens: int, expected: int) -> None:
+    assert centroid_count("auto", tokens, min(tokens, 1 << 19)) == expected
+
+
+def test_as_many_centroids_are_learned_as_are_asked_for() -> None:
+    assert centroid_count(48, 10_000, 48) == 48
+    with pytest.raises(ConfigError, match="49 centroids can't be learned from 48 tokens"):
+        centroid_count(49, 10_000, 48)

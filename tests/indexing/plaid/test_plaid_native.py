@@ -75,6 +75,21 @@ def test_a_whole_search_ranks_everything_like_numpy(instruction_set: str) -> Non
         assert scores == pytest.approx(wanted, abs=2 * tolerance(world, count))
 
 
+@pytest.mark.parametrize("tokens", [5, 4096])
+def test_a_search_scores_what_it_ranks_like_ranking(instruction_set: str, tokens: int) -> None:
+    # A search keeps the best centroids of its candidates, unless that takes more than 8 MB.
+    lengths = np.random.default_rng(0).integers(1, 4, 1100).tolist()
+    world = make_world(16, 4, lengths, cuts=(700,), centroids=64)
+    fast = NativeSearcher(world.codec, world.segments)
+    query = world.query(tokens, seed=3)
+    effort = Effort(probes=64, candidates=1100, scored=1050, rescored=0, margin=0.05)
+    positions, scores = fast.search(query, effort, None)
+    assert len(positions) == 1050
+    again, expected = fast.rank(query, np.sort(positions), effort)
+    assert np.array_equal(positions, again)
+    assert np.array_equal(scores, expected)
+
+
 @pytest.mark.parametrize("margin", [0.15, math.inf])
 def test_every_part_of_a_long_document_is_scored(instruction_set: str, margin: float) -> None:
     # Tokens are listed 8,192 at a time.
