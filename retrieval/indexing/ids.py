@@ -96,22 +96,32 @@ class DocumentIds:
 
     def at(self, positions: NDArray[np.int64]) -> list[str]:
         """The ids at some positions, also of documents that were deleted."""
-        found = [""] * len(positions)
         starts = self._saved.starts
         owners = np.searchsorted(starts[1:], positions, side="right")
-        for owner in set(owners.tolist()):
+        named = set(owners.tolist())
+        if len(named) == 1:
+            return self._of_part(owner := named.pop(), positions - starts[owner])
+        found = [""] * len(positions)
+        for owner in named:
             places = np.flatnonzero(owners == owner)
-            rows = positions[places] - starts[owner]
-            if owner == len(self._saved.parts):
-                for place, row in zip(places.tolist(), rows.tolist()):
-                    found[place] = self._added[row]
-                continue
-            part = self._saved.parts[owner]
-            text, offsets = memoryview(part["text"]), np.asarray(part.offsets)  # slices are cheap
-            bounds = zip(offsets[rows].tolist(), offsets[rows + 1].tolist())
-            for place, (first, last) in zip(places.tolist(), bounds):
-                found[place] = str(text[first:last], "utf-8", "replace")
+            texts = self._of_part(owner, positions[places] - starts[owner])
+            for place, text in zip(places.tolist(), texts):
+                found[place] = text
         return found
+
+    def _of_part(self, number: int, rows: NDArray[np.int64]) -> list[str]:
+        """The ids in some rows of a file, or of those in memory, which are the last part."""
+        if number == len(self._saved.parts):
+            return [self._added[row] for row in rows.tolist()]
+        part = self._saved.parts[number]
+        text, offsets = part["text"].data, np.asarray(part.offsets)  # whose slices are cheap
+        bounds = zip(offsets[rows].tolist(), offsets[rows + 1].tolist())
+        slices = [text[first:last] for first, last in bounds]
+        # To decode all of them at once takes half the time, where a zero is in none.
+        found = b"\0".join(slices).decode("utf-8", "replace").split("\0")
+        if len(found) == len(slices):
+            return found
+        return [str(each, "utf-8", "replace") for each in slices]
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The position of each id; -1 for one that is not there."""

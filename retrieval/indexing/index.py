@@ -266,7 +266,7 @@ class Index(ABC, Generic[Items]):
         rankings = self._search(queries, min(k, available), mask)
         ids = self._storage.ids
         return [
-            [Hit(*each) for each in zip(ids.at(positions), scores.tolist())]
+            list(map(Hit._make, zip(ids.at(positions), scores.tolist())))
             for positions, scores in rankings
         ]
 
