@@ -17,11 +17,13 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 
 // Centroids that share one maximum, by which most of them are passed over.
 constexpr int MOST_IN_BLOCK = 32;
-// Documents whose tokens are fetched while others are scored, and those whose codes are, whose pages
-// of residuals are looked up, and whose bounds are fetched before that.
-constexpr int DOCUMENTS_AHEAD = 2, CODES_AHEAD = 4, PAGES_AHEAD = 6, BOUNDS_AHEAD = 8;
+// How many documents before it is scored by centroids a document's bounds and its codes are fetched.
+constexpr int BOUNDS_AHEAD = 8, CODES_AHEAD = 4;
+// How many before it is scored by residuals their pages are looked up, and the tokens that are near
+// are listed, whose residuals are fetched then.
+constexpr int PAGES_AHEAD = 6, DOCUMENTS_AHEAD = 2;
 constexpr int64_t PAGE = 4096;
-// Best centroids of candidates that are kept: 8 MB.
+// Scores of candidates' best centroids that are kept: 8 MB.
 constexpr int64_t MOST_KEPT = 1 << 22;
 // Documents whose gains are added up at a time: 256 KB.
 constexpr int64_t DOCUMENTS_AT_ONCE = 1 << 16;
