@@ -303,7 +303,7 @@ inline void prefetch_bounds(const PlaidView& view, int64_t position) {
 void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scratch& s) {
     const int64_t count = (int64_t)s.candidates.size();
     const bool are_kept = count * q.columns <= MOST_KEPT;
-    s.best_centroids.resize((are_kept ? count : 1) * q.columns);
+    s.best_of_candidates.resize((are_kept ? count : 1) * q.columns);
     for (int64_t at = 0; at < count; ++at) {
         if (at + BOUNDS_AHEAD < count)
             prefetch_bounds(view, s.candidates[at + BOUNDS_AHEAD].position);
@@ -317,7 +317,7 @@ void score_by_centroids(const PlaidView& view, const Query& q, int wanted, Scrat
             s.candidates[at].score = LOWEST;
             continue;
         }
-        int16_t* best = s.best_centroids.data() + (are_kept ? at * q.columns : 0);
+        int16_t* best = s.best_of_candidates.data() + (are_kept ? at * q.columns : 0);
         maximum_of_document(view, segment, run, q.columns, s, best);
         if (are_kept) s.candidates[at].row = (int32_t)at;
         Floats total = {};

@@ -36,7 +36,7 @@ constexpr double LONGEST = 1e29;
 
 struct Scored {
     float score;
-    int32_t row;  // of the document's best centroids, or -1 where they are not kept
+    int32_t row;  // in `best_of_candidates`, or -1 where there is none
     int64_t position;
 };
 
@@ -141,9 +141,9 @@ struct Query {
     // With residuals, whose decoded bytes are `layout.depth`: the sum of products and bias, and the
     // centroid's score shifted left, are in one unit.
     Layout layout;
-    std::vector<int8_t> levels;  // of one token
-    std::vector<int> places;     // of a residual's components among the decoded ones
+    std::vector<int> places;  // of a residual's components among the decoded ones
     Lines<float> along;       // (tokens, padded components) of principal directions
+    std::vector<int8_t> levels;  // what the components of one token are rounded to
     Lines<int8_t> residual_panel;
     Lines<int32_t> residual_bias;
     int shift = 0;
@@ -193,8 +193,8 @@ struct Scratch {
     Lines<uint8_t> rows;
     NearDocument near_documents[DOCUMENTS_AHEAD + 1];
     Lines<float> float_rows, best;
-    Lines<int16_t> best_shorts;
-    Lines<int16_t> best_centroids;  // of candidates, a row for each
+    Lines<int16_t> best_shorts;         // a document's best centroid's score in each column
+    Lines<int16_t> best_of_candidates;  // the same of many, a row for each
 };
 
 // Not inlined: the compiler would look it up again and again, in the middle of products.
@@ -221,12 +221,8 @@ inline int32_t round_to_levels(const float* values, int count, float level, int8
     const float most = SIGNED_LEVELS;
     int32_t total = 0;
     for (int at = 0; at < count; ++at) {
-        const float value = std::min(most, std::max(-most, values[at] / level));
-        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
-        const float magic = value + 12582912.0f;
-        int32_t bits;
-        std::memcpy(&bits, &magic, sizeof bits);
-        to[at] = (int8_t)bits;
+        const float rounded = std::nearbyint(values[at] / level);
+        to[at] = (int8_t)std::min(most, std::max(-most, rounded));
         total += to[at];
     }
     return total;

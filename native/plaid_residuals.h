@@ -246,7 +246,7 @@ inline void find_near(const PlaidView& view, const Query& q, Shorts margin, cons
     document.least.resize(q.columns);
     const int16_t* best = s.best_shorts.data();
     if (candidate.row >= 0)
-        best = s.best_centroids.data() + (int64_t)candidate.row * q.columns;
+        best = s.best_of_candidates.data() + (int64_t)candidate.row * q.columns;
     else
         maximum_of_document(view, *document.segment, document.run, q.columns, s,
                             s.best_shorts.data());

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
+from retrieval.indexing.plaid.codec import code_type
 
 Floats = NDArray[np.float32]
 
@@ -24,8 +25,6 @@ _GROUPING_ROUNDS = 6
 _CHUNK = 1 << 15
 _CACHED_SIMILARITIES = 1 << 19
 _FEW_TOKENS = 1 << 9
-_SHORT_CODES = 1 << 16
-"""So many centroids have numbers of two bytes."""
 
 
 class Nearest(Protocol):
@@ -54,16 +53,19 @@ def centroid_count(wanted: int | str, tokens: int, sampled: int) -> int:
     """How many centroids are learned for so many tokens.
 
     Args:
-        wanted: so many, or "auto": the power of two nearest 12 * sqrt(tokens), but 65,536, whose
-            numbers fit into two bytes, where there are too few tokens for 8 * sqrt(tokens) to be
-            nearer to more; and at most a quarter of the sampled tokens.
+        wanted: so many, or "auto": the power of two nearest 12 * sqrt(tokens), or 8 * sqrt(tokens)
+            where their numbers would take more than two bytes; at most a quarter of the sampled
+            tokens.
         tokens: of all documents.
         sampled: that are learned from.
+
+    Raises:
+        ConfigError: more are asked for than tokens were sampled.
     """
     if isinstance(wanted, str):
-        count = 1 << round(math.log2(12 * math.sqrt(tokens)))
-        if count > _SHORT_CODES:
-            count = max(_SHORT_CODES, 1 << round(math.log2(8 * math.sqrt(tokens))))
+        count = _nearest_power_of_two(12 * math.sqrt(tokens))
+        if code_type(count) is not np.uint16:
+            count = _nearest_power_of_two(8 * math.sqrt(tokens))
         return max(1, min(count, sampled // 4))
     if wanted > sampled:
         raise ConfigError(
@@ -71,6 +73,10 @@ def centroid_count(wanted: int | str, tokens: int, sampled: int) -> int:
             "raise sample_tokens"
         )
     return wanted
+
+
+def _nearest_power_of_two(number: float) -> int:
+    return 1 << round(math.log2(number))
 
 
 def fit_centroids(
@@ -106,7 +112,7 @@ def group_centroids(centroids_KD: Floats) -> Groups:
     """Group centroids by k-means; few of them are one group, so that every one is met."""
     if len(centroids_KD) <= _EXHAUSTIVE:
         return Groups(centroids_KD[:1], np.zeros(len(centroids_KD), np.int64), 1)
-    count = 1 << round(math.log2(math.sqrt(len(centroids_KD))))
+    count = _nearest_power_of_two(math.sqrt(len(centroids_KD)))
     heads_GD = fit_centroids(centroids_KD, count, iterations=_GROUPING_ROUNDS, seed=0)
     groups_K = CentroidSearch(heads_GD).nearest(centroids_KD)
     # Without its empty groups, as where centroids are equal, every token meets a centroid.

@@ -21,9 +21,9 @@ class PlaidSettings:
         bits: of each component of a residual, in the mean: 4 keeps the ranking, 2 halves the
             files. With 1 and 2, components that say more get twice as many, and others none, where
             that loses less.
-        centroids: how many; "auto" is the power of two nearest 12 * sqrt(tokens), up to 65,536
-            unless there are hundreds of millions of tokens, and at most a quarter of the sampled
-            tokens.
+        centroids: how many; "auto" is the power of two nearest 12 * sqrt(tokens), or nearest
+            8 * sqrt(tokens) where that would be more than 65,536, and at most a quarter of the
+            sampled tokens.
         keep_tokens: keep the tokens in float16 beside their codes, for exact scores.
         quality: of a search: "fast", "balanced" or "best". It does more the more documents there
             are. `PlaidIndex.calibrate` finds the settings for a recall. The settings below say

@@ -177,6 +177,18 @@ def test_patience_ends_where_it_ends_in_numpy(
     assert abs(scored[:, 0].mean() - scored[:, 1].mean()) <= 8
 
 
+@pytest.mark.parametrize(("wanted", "first"), [(1, 32), (10, 32), (100, 112)])
+def test_little_patience_ends_as_soon_as_it_may(
+    instruction_set: str, wanted: int, first: int
+) -> None:
+    lengths = np.random.default_rng(4).integers(1, 40, 600).tolist()
+    world = make_world(64, 4, lengths, cuts=(150,), centroids=512)
+    effort = Effort(16, 600, 600, 0, math.inf, wanted, 0.5)
+    for searcher in (NumpySearcher, NativeSearcher):
+        found, _ = searcher(world.codec, world.segments).search(world.query(32, 0), effort, None)
+        assert len(found) == first
+
+
 def test_a_mask_is_kept(instruction_set: str) -> None:
     lengths = np.random.default_rng(2).integers(1, 40, 300).tolist()
     world = make_world(64, 4, lengths, cuts=(100,))
