@@ -51,6 +51,7 @@ def test_positions_are_those_of_a_dictionary(
         assert ids.rows == len(rows)
         assert ids.positions(POOL).tolist() == [truth.get(each, -1) for each in POOL]
         assert ids.at(np.arange(ids.rows)) == rows
+        assert [ids.at(np.array([row])) for row in range(ids.rows)] == [[each] for each in rows]
         live = np.ones(len(rows), np.bool_) if ids.live is None else ids.live
         assert np.flatnonzero(live).tolist() == sorted(truth.values())
     version = save(folder, ids.write)
