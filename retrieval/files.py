@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -184,6 +184,22 @@ class ArrayStream(NamedTuple):
     shape: tuple[int, ...]
     parts: Iterable[NDArray[Any]]
     """Arrays of the same dtype, whose bytes one after the other are the array's."""
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write records as JSON lines, atomically; returns how many.
+
+    A file whose name ends in .gz is compressed, to the same bytes whenever it is written.
+    """
+    count = 0
+    with atomic_write(path) as stream, ExitStack() as stack:
+        lines: IO[bytes] | gzip.GzipFile = stream
+        if path.suffix == ".gz":
+            lines = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
+        for record in records:
+            lines.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            count += 1
+    return count
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) -> None:

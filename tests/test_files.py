@@ -25,9 +25,10 @@ from retrieval.files import (
     save_arrays,
     sha256,
     write_json,
+    write_jsonl,
 )
 
-ROWS = [{"a": 1}, {"a": "é"}]
+ROWS: list[dict[str, Any]] = [{"a": 1}, {"a": "é"}]
 
 
 def jsonl(path: Path, contents: bytes, bad_lines: BadLines | None = None) -> list[Any]:
@@ -47,6 +48,21 @@ def test_an_exception_while_writing_leaves_the_old_file_alone(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         stop_halfway()
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_rows_are_read_as_they_were_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert write_jsonl(path, ROWS) == 2
+    assert [row for _, row in read_jsonl(path, BadLines())] == ROWS
+    first = path.read_bytes()
+    assert (first[:2] == b"\x1f\x8b") == name.endswith(".gz")
+    write_jsonl(path, iter(ROWS))
+    assert path.read_bytes() == first
+    with pytest.raises(ZeroDivisionError):
+        write_jsonl(path, ({"a": 1 // n} for n in (1, 0)))
+    assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -62,7 +62,7 @@ def main() -> None:
         claim_output(given.output, given.overwrite)
         shutil.rmtree(stretches, ignore_errors=True)
     teacher = given.teacher or _minilm()
-    files = find_files(given.pairs, recipe.weights)
+    files = find_files(given.pairs, recipe.names())
     if given.from_package:
         if given.resume:
             raise ConfigError("--from-package begins a run and --resume goes on with one: take one")

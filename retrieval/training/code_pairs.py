@@ -58,7 +58,7 @@ def extract_functions(root: Path, seen: set[str] | None = None) -> Iterator[Code
     seen = set() if seen is None else seen
     unparsed = 0
     folder = root.parent if root.is_file() else root
-    for path in _python_files(root):
+    for path in python_files(root):
         module = path.relative_to(folder).as_posix()
         try:
             source = path.read_text("utf-8")
@@ -94,21 +94,22 @@ def split_by_module(
     return training, held_out
 
 
-def _python_files(root: Path) -> Iterator[Path]:
-    """Walk without entering folders that are left out: site-packages alone may be huge."""
+def python_files(root: Path) -> Iterator[Path]:
+    """Every Python file below `root` but tests, in order; `root` itself where it is a file."""
     if root.is_file():
         yield root
         return
+    # Folders that are left out are not entered: site-packages alone may be huge.
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not _is_left_out(name))
+        subfolders[:] = sorted(name for name in subfolders if not is_left_out(name))
         for name in sorted(names):
-            if name.endswith(".py") and not _is_left_out(name.removesuffix(".py")):
+            if name.endswith(".py") and not is_left_out(name.removesuffix(".py")):
                 yield Path(folder) / name
 
 
 def _functions_of(module: str, lines: list[str], tree: ast.Module) -> Iterator[CodeFunction]:
     for name, function in _definitions(tree, ""):
-        if _is_left_out(function.name) or re.fullmatch("__.*__", function.name):
+        if is_left_out(function.name) or re.fullmatch("__.*__", function.name):
             continue
         docstring = ast.get_docstring(function)
         code = _source(function, lines, without_docstring=docstring is not None)
@@ -145,7 +146,8 @@ def _source(function: _Function, lines: list[str], *, without_docstring: bool) -
     return "\n".join(line[function.col_offset :] for line in kept).strip()
 
 
-def _is_left_out(name: str) -> bool:
+def is_left_out(name: str) -> bool:
+    """Whether a folder or module of this name, without its suffix, holds tests or no code."""
     return name in _LEFT_OUT or name.startswith("test_") or name.endswith("_test")
 
 

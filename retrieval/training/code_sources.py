@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.errors import InputError
-from retrieval.files import atomic_write
+from retrieval.files import atomic_write, write_jsonl
 from retrieval.training.code_pairs import CodeFunction, extract_functions, standard_library
 
 STANDARD_LIBRARY = "stdlib"
@@ -101,7 +100,7 @@ def write_pairs(path: Path, functions: Iterable[CodeFunction]) -> int:
         for each in functions
         if each.query is not None
     )
-    return _write_lines(path, pairs)
+    return write_jsonl(path, pairs)
 
 
 def write_collection(folder: Path, functions: Sequence[CodeFunction]) -> int:
@@ -111,22 +110,13 @@ def write_collection(folder: Path, functions: Sequence[CodeFunction]) -> int:
         How many queries there are.
     """
     asked = [each for each in functions if each.query is not None]
-    _write_lines(folder / "corpus.jsonl", ({"_id": f.id, "text": f.code} for f in functions))
-    _write_lines(folder / "queries.jsonl", ({"_id": f"q:{f.id}", "text": f.query} for f in asked))
+    write_jsonl(folder / "corpus.jsonl", ({"_id": f.id, "text": f.code} for f in functions))
+    write_jsonl(folder / "queries.jsonl", ({"_id": f"q:{f.id}", "text": f.query} for f in asked))
     with atomic_write(folder / "qrels" / "test.tsv") as stream:
         stream.write(b"query-id\tcorpus-id\tscore\n")
         for each in asked:
             stream.write(f"q:{each.id}\t{each.id}\t1\n".encode())
     return len(asked)
-
-
-def _write_lines(path: Path, records: Iterable[Mapping[str, str | None]]) -> int:
-    count = 0
-    with atomic_write(path) as stream:
-        for record in records:
-            stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            count += 1
-    return count
 
 
 def _top_level(distribution: importlib.metadata.Distribution) -> list[str]:

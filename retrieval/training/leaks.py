@@ -13,18 +13,15 @@ Documents that are relevant to no judged query are not looked at: a model may kn
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from retrieval.errors import LeakError
-from retrieval.files import BadLines, atomic_write
+from retrieval.files import BadLines, write_jsonl
 from retrieval.training.joined_texts import read_joined_rows
 from retrieval.training.leak_matching import (
     EvaluationTexts,
@@ -168,22 +165,14 @@ def write_without(source: str | Path, numbers: Container[int], output: Path) -> 
     Returns:
         How many rows were written, and how many left out.
     """
-    written = left_out = 0
-    with atomic_write(output) as stream, _compressed(stream, output) as lines:
+    left_out = 0
+
+    def kept() -> Iterator[Mapping[str, Any]]:
+        nonlocal left_out
         for row in read_rows(source, BadLines(skip=True)):
             if row.number in numbers:
                 left_out += 1
-                continue
-            lines.write(json.dumps(row.values, ensure_ascii=False).encode() + b"\n")
-            written += 1
-    return written, left_out
+            else:
+                yield row.values
 
-
-@contextmanager
-def _compressed(stream: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """`stream`, or one that compresses into it: the same bytes whenever it is written."""
-    if path.suffix != ".gz":
-        yield stream
-        return
-    with gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as compressed:
-        yield compressed  # type: ignore[misc]
+    return write_jsonl(output, kept()), left_out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class PairStretch(SharedSettings):
     seed: int = 0
     """Of the order of the pairs."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Instead of the recipe's, file by file."""
+    """Instead of the recipe's, file by file; files that the recipe does not name come in here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,12 @@ class StarterRecipe:
     """Of the batches of pairs, that come from one file: their negatives are harder."""
     about: str = ""
 
+    def names(self) -> list[str]:
+        """Of all files that are drawn from."""
+        return list(
+            dict.fromkeys([*self.weights, *(n for each in self.pairs for n in each.weights)])
+        )
+
     def shortened(self) -> StarterRecipe:
         """The same with two steps of everything and few texts, to see that it fits together."""
         return replace(
@@ -94,7 +100,7 @@ class StarterRecipe:
         )
 
 
-def find_files(folder: Path, names: Mapping[str, float]) -> dict[str, Path]:
+def find_files(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """NAME.jsonl or NAME.jsonl.gz in `folder`, for each name.
 
     Raises:
@@ -122,7 +128,7 @@ def train_starter(
     Args:
         recipe: everything that can be set.
         teacher: folder of a BERT with its `tokenizer.json`.
-        files: for each name in the recipe's weights, a JSONL file of pairs.
+        files: a JSONL file of pairs for each of the recipe's names.
         report: gets the figures of a stretch now and then.
         stretches: folder that keeps the weights after each stretch. Where it holds some of the
             same recipe, the run goes on after them.
@@ -149,8 +155,9 @@ def train_starter(
     kept = _Stretches(stretches, recipe, files)
     done = kept.restore(shared)
     if done == 0:
-        shared.backbone.load_state_dict(_inherited(recipe, bert, sources).state_dict())
-        _follow(shared, recipe, sources, states, report)
+        first = {name: sources[name] for name in recipe.weights}
+        shared.backbone.load_state_dict(_inherited(recipe, bert, first).state_dict())
+        _follow(shared, recipe, first, states, report)
         kept.keep(shared, 1)
     for number, stretch in enumerate(recipe.pairs, start=2):
         if number > done:

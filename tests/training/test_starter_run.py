@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from safetensors.torch import load_file
@@ -12,7 +14,9 @@ from retrieval import load_encoder
 from retrieval.config import from_mapping, read_recipe
 from retrieval.encoders.starters import checkpoint_folder
 from retrieval.errors import ConfigError
+from retrieval.training import starter_run
 from retrieval.training.starter_run import StarterRecipe, find_files
+from retrieval.training.token_pairs import PairSource
 from tests.programs import ROOT, run_program
 
 RECIPE = ROOT / "train/recipes/starter.toml"
@@ -22,7 +26,7 @@ RECIPE = ROOT / "train/recipes/starter.toml"
 def command(tmp_path: Path, minilm_path: Path) -> list[str | Path]:
     """The program's, with a few pairs for each file of the recipe; it writes `tmp_path`/out."""
     recipe = from_mapping(StarterRecipe, read_recipe(RECIPE), source="recipe")
-    for name in recipe.weights:
+    for name in recipe.names():
         lines = [
             {"anchor": f"what is {name} number {n}", "positive": f"{name} {n}: " + "a text " * 20}
             for n in range(60)
@@ -76,8 +80,36 @@ def test_it_goes_on_from_the_packages_starters(tmp_path: Path, command: list[str
     assert "take one" in refused.stderr
 
 
+class _FirstStretchError(Exception):
+    """What the first stretch was given is known."""
+
+
+def test_files_of_later_stretches_have_no_part_in_the_first(
+    tmp_path: Path, minilm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = json.dumps({"anchor": "a question", "positive": "an answer"})
+    for name in ("first", "later"):
+        (tmp_path / f"{name}.jsonl").write_text(pair, "utf-8")
+    given = {
+        "weights": {"first": 1.0},
+        "following": {"steps": 1, "lr": 1e-3},
+        "pairs": [{"steps": 1, "lr": 1e-3, "weights": {"later": 1.0}}],
+    }
+    recipe = from_mapping(StarterRecipe, given, source="here")
+    assert recipe.names() == ["first", "later"]
+
+    def inherit(recipe: StarterRecipe, bert: Any, sources: Mapping[str, PairSource]) -> NoReturn:
+        raise _FirstStretchError(*sources)
+
+    monkeypatch.setattr(starter_run, "_inherited", inherit)
+    files = find_files(tmp_path, recipe.names())
+    with pytest.raises(_FirstStretchError) as error:
+        starter_run.train_starter(recipe, minilm_path, files, lambda figures: None)
+    assert error.value.args == ("first",)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(b"")
-    assert find_files(tmp_path, {"a": 1.0}) == {"a": tmp_path / "a.jsonl.gz"}
+    assert find_files(tmp_path, ["a"]) == {"a": tmp_path / "a.jsonl.gz"}
     with pytest.raises(ConfigError, match=r"expected b\.jsonl or b\.jsonl\.gz"):
-        find_files(tmp_path, {"a": 1.0, "b": 1.0})
+        find_files(tmp_path, ["a", "b"])
