@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
@@ -20,10 +22,22 @@ if TYPE_CHECKING:
     from retrieval.indexing.retriever import Passage, Retriever, Searcher
 
 
+class _Answer(NamedTuple):
+    question: str
+    passages: Sequence[Passage]
+    explanations: Sequence[Explanation] | None
+
+
 @takes_model_options
 def search(
     index: Annotated[Path, typer.Argument(help="A folder that `retrieval index` wrote.")],
-    question: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="One or more questions, each in quotes. Without one, each line of standard input "
+            "is asked in turn, with the model loaded once."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages a question.")] = 10,
     model: Model = None,
     fuse: Annotated[
@@ -76,20 +90,43 @@ def search(
         encoder = load_model(rerank, others)
         encoders.insert(0, encoder)
         searcher = RerankingRetriever(searcher, encoder, depth=depth)
-    rankings = searcher.search(question, k)
-    reasons = [
-        _explanations(encoders, *pair) if explain else None for pair in zip(question, rankings)
-    ]
-    if as_json:
-        answers = [
-            {"question": asked, "passages": _as_objects(passages, explained)}
-            for asked, passages, explained in zip(question, rankings, reasons)
+
+    def answers(questions: list[str]) -> list[_Answer]:
+        rankings = searcher.search(questions, k)
+        reasons = [
+            _explanations(encoders, *pair) if explain else None for pair in zip(questions, rankings)
         ]
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
-        return
+        return [_Answer(*each) for each in zip(questions, rankings, reasons)]
+
     console = Console()
-    for asked, passages, explained in zip(question, rankings, reasons):
-        print_passages(console, asked, passages, explained)
+    if question:
+        found = answers(question)
+        if as_json:
+            print(json.dumps([_as_object(each) for each in found], indent=2, ensure_ascii=False))
+            return
+        for each in found:
+            print_passages(console, *each)
+        return
+    for asked in _lines_of_input():
+        (each,) = answers([asked])
+        if as_json:
+            print(json.dumps(_as_object(each), ensure_ascii=False), flush=True)
+        else:
+            print_passages(console, *each)
+
+
+def _lines_of_input() -> Iterator[str]:
+    """Lines that are not blank, as they come; on a terminal with a prompt."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401  # makes lines editable
+    while True:
+        try:
+            line = input("? " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line:
+            yield line
 
 
 def _open(folder: Path, model: str | None, options: ModelOptions) -> Retriever:
@@ -134,12 +171,8 @@ def _explanations(
     ]
 
 
-def _as_objects(
-    passages: Sequence[Passage], explained: Sequence[Explanation] | None
-) -> list[dict[str, Any]]:
-    if explained is None:
-        return [passage._asdict() for passage in passages]
-    return [
-        {**passage._asdict(), "explanation": asdict(reason)}
-        for passage, reason in zip(passages, explained)
-    ]
+def _as_object(answer: _Answer) -> dict[str, Any]:
+    found = [passage._asdict() for passage in answer.passages]
+    for passage, reason in zip(found, answer.explanations or ()):
+        passage["explanation"] = asdict(reason)
+    return {"question": answer.question, "passages": found}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,39 @@ def test_an_explanation_has_a_line_for_each_token_and_sums_to_maxsim(
     shown = run("search", indexes[1], "bread", "--explain", "-k", "1").out
     assert f"{explanation['score']:.3f}" in shown
     assert "[MASK]" in shown
+
+
+def test_lines_of_input_are_asked_in_turn(
+    run: Run, indexes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = ["bread", "capital of Germany"]
+    for explain in ([], ["--explain"]):
+        arguments = [indexes[1], *explain, "--json"]
+        together = json.loads(run("search", *arguments, *questions).out)
+        monkeypatch.setattr("sys.stdin", io.StringIO("bread\n\n  capital of Germany \n"))
+        done = run("search", *arguments)
+        assert done.code == 0
+        assert [json.loads(line) for line in done.out.splitlines()] == together
+        assert ["explanation" in each["passages"][0] for each in together] == [bool(explain)] * 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("bread"))
+    assert run("search", indexes[0]).out == run("search", indexes[0], "bread").out
+
+
+def test_an_answer_comes_before_the_next_question_is_asked(indexes: tuple[Path, Path]) -> None:
+    program = "from retrieval.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "search", str(indexes[0]), "--json"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for question, answer in (("bread", "bread"), ("Germany", "berlin")):
+            process.stdin.write(f"{question}\n")
+            process.stdin.flush()
+            found = json.loads(process.stdout.readline())
+            assert (found["question"], found["passages"][0]["id"]) == (question, answer)
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def test_what_does_not_fit_together_is_bad_usage(run: Run, indexes: tuple[Path, Path]) -> None:
