@@ -11,6 +11,7 @@ import ast
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -46,6 +47,9 @@ def docstring_pairs(root: Path, seen: set[str] | None = None) -> Iterator[ProseP
             `root` are added.
 
     Tables of parameters, examples, formulas and lists are no prose.
+
+    Raises:
+        InputError: a wheel that cannot be read.
     """
     seen = set() if seen is None else seen
     for module, source in _modules(root):
@@ -96,13 +100,15 @@ def passages(paragraphs: Iterable[str]) -> Iterator[str]:
 
 
 def _modules(root: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of each Python file that is UTF-8."""
+    """Name and text of each Python file; bytes that are not UTF-8 are left out."""
     if root.suffix == ".whl":
-        with zipfile.ZipFile(root) as wheel:
-            for name in sorted(wheel.namelist()):
-                parts = PurePosixPath(name).with_suffix("").parts
-                if name.endswith(".py") and not any(map(is_left_out, parts)):
-                    yield name, wheel.read(name).decode("utf-8", "ignore")
+        try:
+            with zipfile.ZipFile(root) as wheel:
+                for name in sorted(each for each in wheel.namelist() if each.endswith(".py")):
+                    if not any(map(is_left_out, PurePosixPath(name).with_suffix("").parts)):
+                        yield name, wheel.read(name).decode("utf-8", "ignore")
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{root}: cannot be read as a wheel: {error}") from error
         return
     folder = root.parent if root.is_file() else root
     for path in python_files(root):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retrieval.backbone import onednn
 from retrieval.backbone.modernbert import PackedModernBert
 from retrieval.backbone.packing import pack
 from retrieval.errors import ConfigError
@@ -188,6 +189,35 @@ def test_gradients_are_those_of_the_padded_model(
     for name, gradient in expected.items():
         error = float((found[name] - gradient).norm() / gradient.norm())
         assert error < 1e-4, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_torch_without_onednns_layers_gives_the_same(
+    make_model: Any,
+    token_ids: Any,
+    padded_states: Any,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise AssertionError("this torch has no such operator")
+
+    monkeypatch.setattr(onednn, "is_available", lambda dtype: False)
+    for name in ("pack", "linear", "linear_plus"):
+        monkeypatch.setattr(onednn, name, refuse)
+    lengths = [9, 1, 70, 130, 4, 64, 2, 129]
+    model, ids = make_model(mlp_bias=True).train(), token_ids(lengths)
+    states = padded_states(model, ids)
+    expected = gradients(model, states, lengths)
+    # Under autocast numbers are rounded, and what many tokens share adds up.
+    most = 1e-4 if dtype == torch.float32 else 0.1
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        found = gradients(model, packed_states(model, ids).float(), lengths)
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).norm() / gradient.norm()) < most, name
+    with torch.no_grad():
+        inferred = packed_states(model.eval().to(dtype), ids)
+    assert float(F.cosine_similarity(inferred.float(), states.detach()).min()) >= MIN_COSINE
 
 
 def test_checkpointing_keeps_no_activations_of_the_layers_that_ask_for_it(

@@ -75,6 +75,17 @@ def test_a_wheel_is_read_without_its_tests(tmp_path: Path) -> None:
     assert pair.source == "wings/drag.py"
 
 
+def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
+    wheel = tmp_path / "wings-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("wings/drag.py", MODULE)
+    whole = wheel.read_bytes()
+    for damaged in (whole[:-20], whole[:60] + b"\0" * 40 + whole[100:], b""):
+        wheel.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"wings-1-.*\.whl: cannot be read"):
+            list(docstring_pairs(wheel))
+
+
 def test_passages_are_cut_by_words() -> None:
     words = [str(n) for n in range(2 * prose.MAX_PASSAGE_WORDS + prose.MIN_PASSAGE_WORDS - 1)]
     first, second = passages([" ".join(words[:7]), " ".join(words[7:])])
