@@ -27,6 +27,7 @@ _EXTRAS = {
     "pylate": ("pylate",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "wiki": ("mwparserfromhell",),
 }
 
 
