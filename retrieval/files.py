@@ -177,15 +177,6 @@ def read_jsonl(path: Path, bad_lines: BadLines) -> Iterator[tuple[int, dict[str,
         yield number, value
 
 
-class ArrayStream(NamedTuple):
-    """An array that is written part by part, for one that may not fit into memory."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    parts: Iterable[NDArray[Any]]
-    """Arrays of the same dtype, whose bytes one after the other are the array's."""
-
-
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     """Write records as JSON lines, atomically; returns how many.
 
@@ -200,6 +191,15 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
             lines.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             count += 1
     return count
+
+
+class ArrayStream(NamedTuple):
+    """An array that is written part by part, for one that may not fit into memory."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Iterable[NDArray[Any]]
+    """Arrays of the same dtype, whose bytes one after the other are the array's."""
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | ArrayStream]) -> None:

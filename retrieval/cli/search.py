@@ -117,12 +117,14 @@ def search(
 
 def _lines_of_input() -> Iterator[str]:
     """Lines that are not blank, as they come; on a terminal with a prompt."""
+    prompt = ""
     if sys.stdin.isatty():
+        prompt = "? "
         with suppress(ImportError):
             import readline  # noqa: F401  # makes lines editable
     while True:
         try:
-            line = input("? " if sys.stdin.isatty() else "").strip()
+            line = input(prompt).strip()
         except EOFError:
             return
         if line:

@@ -47,13 +47,15 @@ def _articles(dump: Path) -> Iterator[tuple[str, str]]:
     """Title and markup, page by page."""
     try:
         with bz2.open(dump) if dump.suffix == ".bz2" else dump.open("rb") as stream:
-            for _, element in ElementTree.iterparse(stream):
-                if _name(element) != "page":
+            events = ElementTree.iterparse(stream, events=("start", "end"))
+            _, root = next(events)
+            for event, element in events:
+                if event == "start" or _name(element) != "page":
                     continue
                 parts = {_name(each): each.text or "" for each in element.iter()}
                 if parts.get("ns") == "0" and "redirect" not in parts:
                     yield parts["title"], parts["text"]
-                element.clear()
+                root.clear()  # of all pages up to this one
     except (OSError, EOFError, ElementTree.ParseError, KeyError) as error:
         raise InputError(f"{dump}: cannot be read as MediaWiki's XML export: {error}") from error
 

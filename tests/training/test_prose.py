@@ -55,6 +55,26 @@ def test_a_docstrings_first_sentence_is_paired_with_its_prose(tmp_path: Path) ->
     assert list(docstring_pairs(tmp_path / "wings.py")) == [pair]
 
 
+@pytest.mark.parametrize(
+    ("paragraph", "is_prose"),
+    [
+        ("A wing that is moved through air meets drag, which grows with speed.", True),
+        ("A wing that is moved through air meets drag, which grows with speed", False),
+        ("A wing that is moved through air meets drag.", False),
+        ("a = b + c * (d - e) / f ** 2 and g = h[0] + k[1] or x <= y < z == 10.", False),
+        ("1 2 3 4 5 6 7 8 9 10 11 numbers and a few words and still more of them.", False),
+        (".. A wing that is moved through air meets drag, which grows with speed.", False),
+    ],
+)
+def test_sentences_of_words_are_prose(tmp_path: Path, paragraph: str, is_prose: bool) -> None:
+    filler = "Behind it the flow separates into vortices that carry the energy of the engine away."
+    text = f'"""Compute the drag.\n\n{paragraph}\n\n{filler} {filler}"""'
+    (tmp_path / "wings.py").write_text(text, "utf-8")
+    (pair,) = docstring_pairs(tmp_path)
+    kept = pair.positive.removesuffix(f"{filler} {filler}").strip()
+    assert kept == (paragraph if is_prose else "")
+
+
 def test_paragraphs_come_once_over_all_roots(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(MODULE, "utf-8")
