@@ -57,13 +57,15 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path, name: str) -> None:
     assert write_jsonl(path, ROWS) == 2
     assert [row for _, row in read_jsonl(path, BadLines())] == ROWS
     first = path.read_bytes()
-    assert (first[:2] == b"\x1f\x8b") == name.endswith(".gz")
-    write_jsonl(path, iter(ROWS))
-    assert path.read_bytes() == first
+    is_compressed = name.endswith(".gz")
+    assert (first[:2] == b"\x1f\x8b") == is_compressed
+    assert not is_compressed or first[4:8] == bytes(4)  # no time
+    write_jsonl(tmp_path / f"another-{name}", iter(ROWS))
+    assert (tmp_path / f"another-{name}").read_bytes() == first
     with pytest.raises(ZeroDivisionError):
         write_jsonl(path, ({"a": 1 // n} for n in (1, 0)))
     assert path.read_bytes() == first
-    assert list(tmp_path.iterdir()) == [path]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
