@@ -110,7 +110,7 @@ def search(
     for asked in _lines_of_input():
         (each,) = answers([asked])
         if as_json:
-            print(json.dumps(_as_object(each), ensure_ascii=False), flush=True)
+            print(json.dumps(_as_object(each), ensure_ascii=False))
         else:
             print_passages(console, *each)
 
