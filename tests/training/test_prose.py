@@ -63,7 +63,7 @@ def test_a_docstrings_first_sentence_is_paired_with_its_prose(tmp_path: Path) ->
         ("A wing that is moved through air meets drag.", False),
         ("a = b + c * (d - e) / f ** 2 and g = h[0] + k[1] or x <= y < z == 10.", False),
         (
-            "(wing), (drag); {flow}: [lift]; (area), (speed); {mass}: [heat]; (time), (work), (power).",
+            "(wing) (drag) (flow) (lift) (area) (heat) (time) (work) (rate) (gain) (cost) (end).",
             False,
         ),
         ("1 2 3 4 5 6 7 8 9 10 11 numbers and a few words and still more of them.", False),
