@@ -66,7 +66,7 @@ def test_a_docstrings_first_sentence_is_paired_with_its_prose(tmp_path: Path) ->
             "(wing) (drag) (flow) (lift) (area) (heat) (time) (work) (rate) (gain) (cost) (end).",
             False,
         ),
-        ("1 2 3 4 5 6 7 8 9 10 11 numbers and a few words and still more of them.", False),
+        ("a b c d e f g h i j k l m n o p and a few words and still more of them.", False),
         (".. A wing that is moved through air meets drag, which grows with speed.", False),
     ],
 )
