@@ -55,6 +55,16 @@ def test_a_docstrings_first_sentence_is_paired_with_its_prose(tmp_path: Path) ->
     assert list(docstring_pairs(tmp_path / "wings.py")) == [pair]
 
 
+def test_a_question_is_no_part_of_its_answer_and_has_three_words(tmp_path: Path) -> None:
+    rest = "It holds back whatever moves through air or water, and it grows with the speed of that."
+    for first, found in (("Compute the drag.", [rest]), ("The drag.", [])):
+        text = f'"""{first} {rest}\n\n{rest} Twice as fast is four times as much."""'
+        (tmp_path / "wings.py").write_text(text, "utf-8")
+        pairs = list(docstring_pairs(tmp_path))
+        assert [each.query for each in pairs] == [first] * len(found)
+        assert all(each.positive.startswith(rest) for each in pairs)
+
+
 @pytest.mark.parametrize(
     ("paragraph", "is_prose"),
     [
@@ -90,8 +100,8 @@ def test_paragraphs_come_once_over_all_roots(tmp_path: Path) -> None:
 
 def test_a_wheel_is_read_without_its_tests(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "wings-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("wings/tests/drag.py", MODULE)
-        wheel.writestr("wings/test_drag.py", MODULE)
+        wheel.writestr("wings/tests/drag.py", MODULE.replace("wing", "sail"))
+        wheel.writestr("wings/test_drag.py", MODULE.replace("wing", "keel"))
         wheel.writestr("wings/drag.py", MODULE)
         wheel.writestr("wings/broken.py", "def")
         wheel.writestr("wings/RECORD", "wings/drag.py")
