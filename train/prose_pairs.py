@@ -6,7 +6,7 @@
 
 Writes `anchor`, `positive` and `source` as JSONL (.gz: the same bytes whenever it is written). No
 package is imported. Hardware: one processor core. The machinery is in retrieval/training/prose.py
-and wiki_dumps.py; what the starters were made with is said in train/README.md.
+and wiki_dumps.py; train/recipes/starter.toml says what the starters were made with.
 """
 
 from __future__ import annotations

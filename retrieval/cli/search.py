@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -98,17 +98,14 @@ def search(
         ]
         return [_Answer(*each) for each in zip(questions, rankings, reasons)]
 
-    console = Console()
+    found: Iterable[_Answer] = (answers([asked])[0] for asked in _lines_of_input())
     if question:
         found = answers(question)
         if as_json:
             print(json.dumps([_as_object(each) for each in found], indent=2, ensure_ascii=False))
             return
-        for each in found:
-            print_passages(console, *each)
-        return
-    for asked in _lines_of_input():
-        (each,) = answers([asked])
+    console = Console()
+    for each in found:
         if as_json:
             print(json.dumps(_as_object(each), ensure_ascii=False))
         else:
@@ -116,8 +113,12 @@ def search(
 
 
 def _lines_of_input() -> Iterator[str]:
-    """Lines that are not blank, as they come; on a terminal with a prompt."""
-    prompt = ""
+    """Lines that are not blank, as they come; on a terminal with a prompt.
+
+    Raises:
+        InputError: there is none.
+    """
+    prompt, count = "", 0
     if sys.stdin.isatty():
         prompt = "? "
         with suppress(ImportError):
@@ -126,9 +127,12 @@ def _lines_of_input() -> Iterator[str]:
         try:
             line = input(prompt).strip()
         except EOFError:
-            return
+            break
         if line:
+            count += 1
             yield line
+    if not count:
+        raise InputError("no question: give one in quotes, or lines of them as standard input")
 
 
 def _open(folder: Path, model: str | None, options: ModelOptions) -> Retriever:

@@ -111,6 +111,10 @@ def test_lines_of_input_are_asked_in_turn(
         assert ["explanation" in each["passages"][0] for each in together] == [bool(explain)] * 2
     monkeypatch.setattr("sys.stdin", io.StringIO("bread"))
     assert run("search", indexes[0]).out == run("search", indexes[0], "bread").out
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n \n"))
+    failed = run("search", indexes[0])
+    assert failed.code == 1
+    assert failed.err.startswith("error: no question: give one")
 
 
 def test_an_answer_comes_before_the_next_question_is_asked(indexes: tuple[Path, Path]) -> None:
