@@ -51,6 +51,24 @@ void add_to_best(std::vector<float>& heap, float score, size_t wanted) {
     }
 }
 
+// Puts the best candidates in order, more of them each time: most searches stop long before the last.
+struct InOrder {
+    std::vector<Scored>& candidates;
+    int64_t sorted = 0;
+
+    // Until the first `wanted` of them are.
+    void extend(int64_t wanted) {
+        const int64_t count = (int64_t)candidates.size();
+        while (sorted < std::min(wanted, count)) {
+            const int64_t end = std::min(count, std::max(SORTED_AT_FIRST, 2 * sorted));
+            const auto from = candidates.begin() + sorted, to = candidates.begin() + end;
+            if (end < count) std::nth_element(from, to, candidates.end(), is_better);
+            std::sort(from, to, is_better);
+            sorted = end;
+        }
+    }
+};
+
 // Scores candidates by their residuals; where they are ranked by their centroids, only until the
 // rest can hardly come among the best.
 void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_ranked,
@@ -62,14 +80,18 @@ void score_candidates(const PlaidView& view, const PlaidEffort& effort, bool is_
     const Shorts margin = Shorts{} + (int16_t)widest;
     const int64_t count = (int64_t)s.candidates.size(), wanted = std::max(1, effort.wanted);
     const bool is_stopped = is_ranked && may_stop(effort, count);
-    if (is_stopped) std::sort(s.candidates.begin(), s.candidates.end(), is_better);
+    InOrder in_order{s.candidates};
     s.rows.resize(BYTE_ROWS * q.layout.stride());
     const auto document = [&](int64_t at) -> NearDocument& {
         return s.near_documents[at % (DOCUMENTS_AHEAD + 1)];
     };
     const auto find = [&](int64_t at) {
-        const int64_t touched = at + PAGES_AHEAD - DOCUMENTS_AHEAD;
-        if (touched < count) touch_pages(view, s.candidates[touched].position, decode.bytes);
+        if (at % PAGES_AT_ONCE == 0) {
+            const int64_t end = std::min(count, at + PAGES_AT_ONCE);
+            if (is_stopped) in_order.extend(end);
+            for (int64_t next = at; next < end; ++next)
+                touch_pages(view, s.candidates[next].position, decode.bytes);
+        }
         if (at < count)
             find_near(view, q, margin, s.candidates[at], s, document(at));
         else

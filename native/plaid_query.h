@@ -19,10 +19,13 @@ typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * COLUMN_GROUP)));
 constexpr int MOST_IN_BLOCK = 32;
 // How many documents before it is scored by centroids a document's bounds and its codes are fetched.
 constexpr int BOUNDS_AHEAD = 8, CODES_AHEAD = 4;
-// How many before it is scored by residuals their pages are looked up, and the tokens that are near
+// How many documents' residuals have their pages looked up at a time, so that the processor waits for
+// some of them at once; how many before a document is scored by residuals its tokens that are near
 // are listed, whose residuals are fetched then.
-constexpr int PAGES_AHEAD = 6, DOCUMENTS_AHEAD = 2;
+constexpr int PAGES_AT_ONCE = 16, DOCUMENTS_AHEAD = 2;
 constexpr int64_t PAGE = 4096;
+// Candidates that are put in order before the first is scored by its residuals.
+constexpr int64_t SORTED_AT_FIRST = 256;
 // Scores of candidates' best centroids that are kept: 8 MB.
 constexpr int64_t MOST_KEPT = 1 << 22;
 // Documents whose gains are added up at a time: 256 KB.
@@ -160,17 +163,20 @@ struct Run {
 
 // A document's token whose residual is looked at.
 struct NearToken {
-    int64_t token;
-    uint32_t code;  // of its centroid
+    uint32_t code;    // of its centroid
+    uint32_t offset;  // from the first token that was listed
 };
 
-// A document that will be scored by its residuals, and the tokens of it, or of its beginning, that
-// are looked at; how many of them are fetched.
+// A document that will be scored by its residuals, and the tokens of it, or of a part of it, that are
+// looked at; how many of them are fetched.
 struct NearDocument {
     const PlaidSegment* segment = nullptr;
     Run run = {0, 0};
+    int64_t first = 0;  // token of the part
     int64_t count = 0, fetched = 0;
     std::vector<NearToken> tokens;
+
+    int64_t token(const NearToken& near) const { return first + near.offset; }
     Lines<int16_t> least;  // of a centroid's score in each column
 };
 

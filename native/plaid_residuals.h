@@ -202,7 +202,7 @@ int64_t list_near(const Code* codes, Run run, const int16_t* least, int any_colu
     int64_t count = 0;
     for (int64_t token = run.first; token < run.end; ++token) {
         const uint32_t code = (uint32_t)codes[token] & mask;
-        to[count] = {token, code};
+        to[count] = {code, (uint32_t)(token - run.first)};
         count += reaches_any<COLUMNS>(scores + (size_t)code * columns, least, columns);
     }
     return count;
@@ -215,6 +215,7 @@ inline void list_near(const PlaidView& view, Run run, const Scratch& s, int colu
     const void* codes = document.segment->codes;
     const int16_t* least = document.least.data();
     NearToken* to = document.tokens.data();
+    document.first = run.first;
     document.count = view.code_bytes != 2
                          ? list_near<0>((const int32_t*)codes, run, least, columns, s, to)
                      : columns == 32
@@ -262,7 +263,7 @@ inline void find_near(const PlaidView& view, const Query& q, Shorts margin, cons
 inline void fetch_residuals(NearDocument& document, int64_t more, int bytes) {
     const int64_t end = std::min(document.count, document.fetched + more);
     for (; document.fetched < end; ++document.fetched) {
-        const int64_t token = document.tokens[document.fetched].token;
+        const int64_t token = document.token(document.tokens[document.fetched]);
         const char* from = (const char*)document.segment->residuals + token * bytes;
         for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
     }
@@ -275,20 +276,22 @@ inline Ints shifted_left(Ints value, int bits) { return (Ints)((Words)value << b
 // last one comes again. (Out of line: in line, GCC 12 keeps columns in memory.)
 template <int ROWS, class Kind>
 [[gnu::noinline]] void raise_to_residuals(const Query& q, const Decoder& decode,
-                                          const PlaidSegment& segment, const NearToken* tokens,
+                                          const NearDocument& document, const NearToken* tokens,
                                           int64_t count, Scratch& s) {
     constexpr int DEPTH = Kind::DEPTH;
     const int depth = DEPTH ? DEPTH : q.layout.depth, columns = q.columns;
     const size_t stride = DEPTH ? (DEPTH + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE
                                 : q.layout.stride();
+    const PlaidSegment& segment = *document.segment;
     uint8_t* rows = s.rows.data();
     const int16_t* scores[ROWS];
     float scales[ROWS];
     for (int r = 0; r < ROWS; ++r) {
         const NearToken& each = tokens[std::min<int64_t>(r, count - 1)];
-        decode(Kind(), segment.residuals + each.token * decode.bytes, rows + r * stride);
+        const int64_t token = document.token(each);
+        decode(Kind(), segment.residuals + token * decode.bytes, rows + r * stride);
         scores[r] = s.scores.data() + (size_t)each.code * columns;
-        scales[r] = widen_float16(segment.scales[each.token]);
+        scales[r] = widen_float16(segment.scales[token]);
     }
     each_group(columns, [&](int column, auto vectors) {
         constexpr int VECTORS = decltype(vectors)::value;
@@ -312,14 +315,13 @@ template <int ROWS, class Kind>
 template <class Kind>
 void raise_to_document(const Query& q, const Decoder& decode, const NearDocument& document,
                        NearDocument& next, Scratch& s) {
-    const PlaidSegment& segment = *document.segment;
     const NearToken* tokens = document.tokens.data();
     int64_t left = document.count;
     for (; left > FEW_BYTE_ROWS; left -= BYTE_ROWS, tokens += BYTE_ROWS) {
         fetch_residuals(next, BYTE_ROWS, decode.bytes);
-        raise_to_residuals<BYTE_ROWS, Kind>(q, decode, segment, tokens, left, s);
+        raise_to_residuals<BYTE_ROWS, Kind>(q, decode, document, tokens, left, s);
     }
-    if (left > 0) raise_to_residuals<FEW_BYTE_ROWS, Kind>(q, decode, segment, tokens, left, s);
+    if (left > 0) raise_to_residuals<FEW_BYTE_ROWS, Kind>(q, decode, document, tokens, left, s);
 }
 
 typedef void RaiseToDocument(const Query&, const Decoder&, const NearDocument&, NearDocument&,
