@@ -37,9 +37,8 @@ class WordEncoder:
             yield np.sum([self._vector(word) for word in text.split()], axis=0, dtype=np.float32)
 
     def _vector(self, word: str) -> NDArray[np.float32]:
-        vector = np.random.default_rng(zlib.crc32(word.encode())).standard_normal(64)[
-            : self.reference.width
-        ]
+        vector = np.random.default_rng(zlib.crc32(word.encode())).standard_normal(64, np.float32)
+        vector = vector[: self.reference.width]
         return -vector if word in self._turned else vector
 
 
