@@ -21,15 +21,23 @@ PROGRAM = Path(__file__).resolve().parents[2] / "train" / "likeness.py"
 
 
 class WordEncoder:
-    """The sum of a vector for each word; those of some words are turned."""
+    """The sum of a vector for each word; those of some words are turned, or those of queries."""
 
-    def __init__(self, width: int = 64, turned: str = "", is_multi_vector: bool = False) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        turned: str = "",
+        is_multi_vector: bool = False,
+        turns_queries: bool = False,
+    ) -> None:
         self.reference = ModelReference("words", turned, is_multi_vector, width)
         self.read: list[str] = []
         self._turned = set(turned.split())
+        self._turns_queries = turns_queries
 
     def encode_queries(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        return self.encode_documents(texts)
+        for vector in self.encode_documents(texts):
+            yield -vector if self._turns_queries else vector
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         for text in texts:
@@ -86,6 +94,13 @@ def test_only_texts_that_are_embedded_otherwise_are_far(beir: Path, pairs: Path)
     assert found[str(pairs), "queries"].cosine == pytest.approx(1)
     assert found[str(beir), "documents"].cosine < 0.8
     assert found[str(pairs), "documents"].cosine < 0.2
+
+
+def test_queries_are_embedded_as_queries(beir: Path, pairs: Path) -> None:
+    student = WordEncoder(turns_queries=True)
+    found = list(likenesses(student, WordEncoder(), [beir, pairs]))
+    assert [each.kind for each in found] == ["queries", "documents"] * 2
+    assert [each.cosine for each in found] == pytest.approx([-1, 1] * 2)
 
 
 def test_the_mean_is_of_cosines_and_the_low_one_of_a_tenth(tmp_path: Path) -> None:
