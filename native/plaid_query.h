@@ -175,9 +175,9 @@ struct NearDocument {
     int64_t first = 0;  // token of the part
     int64_t count = 0, fetched = 0;
     std::vector<NearToken> tokens;
+    Lines<int16_t> least;  // of a centroid's score in each column
 
     int64_t token(const NearToken& near) const { return first + near.offset; }
-    Lines<int16_t> least;  // of a centroid's score in each column
 };
 
 // What a thread keeps between searches.

@@ -104,11 +104,12 @@ def _draw(source: Path, count: int, words: int, seed: int) -> dict[str, list[str
 
 
 def _texts(source: Path) -> Iterator[tuple[str, str]]:
-    queries = find_jsonl(source, "queries")
+    queries, corpus = find_jsonl(source, "queries"), find_jsonl(source, "corpus")
     if queries:
         yield from (("queries", query.text) for query in read_queries(queries))
-    if queries or find_jsonl(source, "corpus"):
-        yield from (("documents", document.contents) for document in read_corpus(source))
+    if corpus:
+        yield from (("documents", document.contents) for document in read_corpus(corpus))
+    if queries or corpus:
         return
     for row in read_rows(source):
         for kind, text in _of_pair(row.values):

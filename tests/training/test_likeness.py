@@ -85,6 +85,14 @@ def test_an_encoder_is_like_itself(beir: Path, pairs: Path) -> None:
     assert [each.words for each in found] == [2, 4, 2, 4]
 
 
+@pytest.mark.parametrize("kind", ["queries", "documents"])
+def test_a_folder_with_queries_or_documents_alone(beir: Path, kind: str) -> None:
+    (beir / {"queries": "corpus.jsonl", "documents": "queries.jsonl"}[kind]).unlink()
+    (beir / "notes.txt").write_text("No document of the collection.")
+    found = list(likenesses(WordEncoder(), WordEncoder(), [beir]))
+    assert [each.kind for each in found] == [kind]
+
+
 def test_only_texts_that_are_embedded_otherwise_are_far(beir: Path, pairs: Path) -> None:
     student = WordEncoder(turned="text said about it")
     found = {
